@@ -1,0 +1,2 @@
+//! The `mkimage` command.
+fn main() {}

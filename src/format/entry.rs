@@ -1,0 +1,109 @@
+//! What does an entry of the digest table say? Where a block lies, how it is stored, and what it must hash to (SPEC §4).
+
+use super::defect::Corrupt;
+use super::digest::Digest;
+use super::field::{self, Field, field};
+use super::index::BlockIndex;
+
+/// Length of an entry in bytes.
+pub const LEN: usize = 48;
+/// The same, as a length on disk.
+pub const LEN_ON_DISK: u64 = 48;
+/// Entries in a full page of the table: 48 KiB, so that the page list of a 100 GiB image has 64 KiB.
+pub const ENTRIES_PER_PAGE: u32 = 1024;
+
+const OFFSET_AT: usize = 0x20;
+const CODEC_AT: usize = 0x26;
+const RESERVED_AT: usize = 0x27;
+const STORED_LEN_AT: usize = 0x28;
+const CONTENT_LEN_AT: usize = 0x2c;
+
+/// The layout, as SPEC §4 has it.
+pub const FIELDS: &[Field] = &[
+    field(0x00, 32, "digest"),
+    field(OFFSET_AT, 6, "offset"),
+    field(CODEC_AT, 1, "codec"),
+    field(RESERVED_AT, 1, "reserved"),
+    field(STORED_LEN_AT, 4, "stored_len"),
+    field(CONTENT_LEN_AT, 4, "content_len"),
+];
+
+/// How a block's content became its stored bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// Stored as it is.
+    None,
+    /// One Zstandard frame.
+    Zstd,
+}
+
+/// One block's entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Digest of the stored bytes.
+    pub digest: Digest,
+    /// Where the stored bytes start in the image; below 2^48.
+    pub offset: u64,
+    /// How they are stored.
+    pub codec: Codec,
+    /// Length of the stored bytes.
+    pub stored_len: u32,
+    /// Length of the content.
+    pub content_len: u32,
+}
+
+impl Entry {
+    /// Decodes the entry of `block`, whose content has at most `content_len_max` bytes.
+    pub fn decode(
+        raw: &[u8; LEN],
+        block: BlockIndex,
+        content_len_max: u32,
+    ) -> Result<Self, Corrupt> {
+        let codec = match field::get_u8(raw, CODEC_AT) {
+            0 => Codec::None,
+            1 => Codec::Zstd,
+            codec => return Err(Corrupt::Codec { block, codec }),
+        };
+        if field::get_u8(raw, RESERVED_AT) != 0 {
+            return Err(Corrupt::EntryReserved { block });
+        }
+        let entry = Entry {
+            digest: Digest(field::get_32(raw, 0)),
+            offset: field::get_u48(raw, OFFSET_AT),
+            codec,
+            stored_len: field::get_u32(raw, STORED_LEN_AT),
+            content_len: field::get_u32(raw, CONTENT_LEN_AT),
+        };
+        let stored_len_fits = match codec {
+            Codec::None => entry.stored_len == entry.content_len,
+            Codec::Zstd => (1..entry.content_len).contains(&entry.stored_len),
+        };
+        if !(1..=content_len_max).contains(&entry.content_len) || !stored_len_fits {
+            let Entry { stored_len, content_len, .. } = entry;
+            return Err(Corrupt::EntryLength { block, stored_len, content_len });
+        }
+        Ok(entry)
+    }
+
+    /// Encodes the entry.
+    pub fn encode(&self) -> [u8; LEN] {
+        let mut raw = [0; LEN];
+        field::put(&mut raw, 0, &self.digest.0);
+        let [a, b, c, d, e, f, _, _] = self.offset.to_le_bytes();
+        field::put(&mut raw, OFFSET_AT, &[a, b, c, d, e, f]);
+        let codec = match self.codec {
+            Codec::None => 0,
+            Codec::Zstd => 1,
+        };
+        field::put(&mut raw, CODEC_AT, &[codec]);
+        field::put(&mut raw, STORED_LEN_AT, &self.stored_len.to_le_bytes());
+        field::put(&mut raw, CONTENT_LEN_AT, &self.content_len.to_le_bytes());
+        raw
+    }
+
+    /// Where the stored bytes end in the image.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.stored_len))
+    }
+}

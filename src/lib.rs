@@ -1,0 +1,75 @@
+//! Ashlar: a read-only file system in one image file, every block of which is verified before a byte of it is used.
+//!
+//! The rooms of this library, each of which answers one question:
+//!
+//! * [`format`](mod@format): what do these bytes mean?
+//! * [`image`]: where is it?
+//! * [`store`]: is it true?
+//! * [`trust`]: who vouches for it?
+//! * [`fs`]: what does the tree say?
+//!
+//! ```no_run
+//! use ashlarfs::{Anchor, Options};
+//!
+//! let digest = "9f0c…".parse()?;
+//! let tree = ashlarfs::open("root.img".as_ref(), &Options::new(Anchor::RootDigest(digest)))?;
+//! let passwd = tree.resolve(b"etc/passwd")?;
+//! let mut first = vec![0; 4096];
+//! let len = tree.read_at(passwd, 0, &mut first)?;
+//! println!("{}", String::from_utf8_lossy(&first[..len]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod error;
+pub mod format;
+pub mod fs;
+pub mod image;
+pub mod store;
+pub mod trust;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use error::{Error, Result};
+pub use format::digest::Digest;
+pub use fs::Tree;
+pub use image::{Method, Source};
+pub use store::{CacheLimits, Store};
+pub use trust::Anchor;
+
+/// How an image is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What the image is held against.
+    pub anchor: Anchor,
+    /// Signatures from beside the image, whole `.minisig` files.
+    pub detached_signatures: Vec<Vec<u8>>,
+    /// How the file is read.
+    pub method: Method,
+    /// How much memory expanded blocks may take.
+    pub cache: CacheLimits,
+}
+
+impl Options {
+    /// The default options with this anchor: a map, and 32 MiB of cache.
+    pub fn new(anchor: Anchor) -> Self {
+        Options {
+            anchor,
+            detached_signatures: Vec::new(),
+            method: Method::Auto,
+            cache: CacheLimits { data_bytes_max: 24 << 20, metadata_bytes_max: 8 << 20 },
+        }
+    }
+}
+
+/// Opens the image at `path`. Reads and checks a few KiB, whatever the image's size.
+pub fn open(path: &Path, options: &Options) -> Result<Tree> {
+    open_source(image::open(path, options.method)?, options)
+}
+
+/// Opens the image that a source holds.
+pub fn open_source(source: Arc<dyn Source>, options: &Options) -> Result<Tree> {
+    let digest = trust::root_digest(&*source, &options.anchor, &options.detached_signatures)?;
+    let store = Store::open(source, digest, options.cache)?;
+    Tree::new(Arc::new(store))
+}

@@ -1,0 +1,296 @@
+//! Is it true? Blocks leave here verified or not at all.
+//!
+//! Stored bytes are copied into private memory, the copy is hashed, and only that copy is decoded, expanded or handed
+//! out. Nothing here reads the image twice for the same purpose: what was hashed is what is used, whatever happens to the
+//! file meanwhile.
+
+pub mod block;
+mod cache;
+mod expand;
+pub mod proof;
+mod table;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::format::defect::{Corrupt, Untrusted};
+use crate::format::digest::Digest;
+use crate::format::entry::{Codec, Entry};
+use crate::format::field::{u32_from_usize, u64_from_usize, usize_from_u32};
+use crate::format::index::BlockIndex;
+use crate::format::superblock::{self, Superblock};
+use crate::format::trailer;
+use crate::image::Source;
+use block::Block;
+use cache::Cache;
+use proof::BlockKind;
+use table::Table;
+
+/// How much memory may be spent on expanded blocks.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheLimits {
+    /// Bytes of file content.
+    pub data_bytes_max: usize,
+    /// Bytes of metadata.
+    pub metadata_bytes_max: usize,
+}
+
+/// What happened so far. All of it is counted in blocks but where the name says bytes.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Blocks whose digest was computed and found right.
+    pub blocks_verified: AtomicU64,
+    /// Stored bytes of those blocks.
+    pub bytes_verified: AtomicU64,
+    /// Blocks that were answered from the cache.
+    pub cache_hits: AtomicU64,
+    /// Blocks that could not be had: unreadable, untrusted or corrupt.
+    pub failures: AtomicU64,
+}
+
+/// An image whose root digest was checked, and whose blocks are checked as they are asked for.
+#[derive(Debug)]
+pub struct Store {
+    source: Arc<dyn Source>,
+    superblock: Superblock,
+    root_digest: Digest,
+    used_backup: bool,
+    table: Table,
+    data: Cache,
+    metadata: Cache,
+    counters: Counters,
+}
+
+thread_local! {
+    /// Stored bytes on their way through the hash: at most one block per thread.
+    static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Reads `len` bytes at `offset` into private memory.
+fn read(source: &dyn Source, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut raw = vec![0; len];
+    read_into(source, offset, &mut raw)?;
+    Ok(raw)
+}
+
+fn read_into(source: &dyn Source, offset: u64, raw: &mut [u8]) -> Result<()> {
+    source.read_exact_at(raw, offset).map_err(|err| {
+        Error::io(format!("cannot read {} bytes at offset {offset}", raw.len()), err)
+    })
+}
+
+/// Where superblocks may be: at the start, and at the end in front of a trailer if there is one.
+pub fn superblock_offsets(source: &dyn Source) -> Vec<u64> {
+    let mut offsets = vec![0];
+    let len = source.len();
+    let foot_len = u64_from_usize(trailer::FOOT_LEN);
+    let mut foot = [0; trailer::FOOT_LEN];
+    let trailer_len = len
+        .checked_sub(foot_len)
+        .filter(|offset| source.read_exact_at(&mut foot, *offset).is_ok())
+        .and_then(|_| trailer::decode_foot(&foot))
+        .unwrap_or(0);
+    offsets.extend(
+        len.checked_sub(u64::from(trailer_len))
+            .and_then(|end| end.checked_sub(superblock::LEN_ON_DISK))
+            .filter(|offset| *offset > 0),
+    );
+    offsets
+}
+
+/// The 4096 bytes of a superblock, whatever they are, and their digest.
+pub fn read_superblock(
+    source: &dyn Source,
+    offset: u64,
+) -> Result<([u8; superblock::LEN], Digest)> {
+    let mut raw = [0; superblock::LEN];
+    if let Err(err) = read_into(source, offset, &mut raw) {
+        // A file shorter than a superblock is no image; "unexpected end of file" would not say so.
+        if source.len() < superblock::LEN_ON_DISK {
+            let mut found = [0; 8];
+            let len = usize::try_from(source.len()).unwrap_or(usize::MAX).min(found.len());
+            read_into(source, 0, found.get_mut(..len).unwrap_or_default())?;
+            return Err(Corrupt::NotAnImage { found }.into());
+        }
+        return Err(err);
+    }
+    let digest = proof::hash_superblock(&raw);
+    Ok((raw, digest))
+}
+
+impl Store {
+    /// Opens the image that has the given root digest. Reads the superblock and the page list, nothing else.
+    pub fn open(source: Arc<dyn Source>, root_digest: Digest, limits: CacheLimits) -> Result<Self> {
+        let (first, found) = read_superblock(&*source, 0)?;
+        let (raw, used_backup) = if found == root_digest {
+            (first, false)
+        } else {
+            let backup = superblock_offsets(&*source)
+                .into_iter()
+                .skip(1)
+                .filter_map(|offset| read_superblock(&*source, offset).ok())
+                .find(|(_, digest)| *digest == root_digest);
+            match backup {
+                Some((raw, _)) => (raw, true),
+                None if !first.starts_with(&superblock::MAGIC) => {
+                    let found = first.first_chunk().copied().unwrap_or_default();
+                    return Err(Corrupt::NotAnImage { found }.into());
+                }
+                None => return Err(Untrusted::Superblock { expected: root_digest, found }.into()),
+            }
+        };
+        let superblock = Superblock::decode(&raw)?;
+        let table = Table::open(&*source, &superblock)?;
+        Ok(Store {
+            source,
+            superblock,
+            root_digest,
+            used_backup,
+            table,
+            data: Cache::new(limits.data_bytes_max),
+            metadata: Cache::new(limits.metadata_bytes_max),
+            counters: Counters::default(),
+        })
+    }
+
+    /// The superblock.
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// The root digest that everything hangs from.
+    pub fn root_digest(&self) -> Digest {
+        self.root_digest
+    }
+
+    /// Whether the first superblock was damaged and the backup had to serve.
+    pub fn used_backup(&self) -> bool {
+        self.used_backup
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Bytes of expanded blocks in memory.
+    pub fn cached_bytes(&self) -> usize {
+        self.data.bytes().saturating_add(self.metadata.bytes())
+    }
+
+    /// The source, for those who account for bytes outside of blocks.
+    pub fn source(&self) -> &dyn Source {
+        &*self.source
+    }
+
+    /// Whether a block holds data or metadata.
+    pub fn kind(&self, block: BlockIndex) -> BlockKind {
+        if block.0 < self.superblock.data_block_count {
+            BlockKind::Data
+        } else {
+            BlockKind::Metadata
+        }
+    }
+
+    /// The table entry of a block.
+    pub fn entry(&self, block: BlockIndex) -> Result<Entry> {
+        self.table.entry(&*self.source, &self.superblock, block)
+    }
+
+    /// All entries of one page of the table (1024 blocks; the last page has fewer).
+    pub fn table_page(&self, page: u32) -> Result<Arc<[Entry]>> {
+        self.table.page(&*self.source, &self.superblock, page)
+    }
+
+    /// The content of a block, from the cache or expanded now.
+    pub fn get(&self, block: BlockIndex) -> Result<Block> {
+        let cache = match self.kind(block) {
+            BlockKind::Data => &self.data,
+            BlockKind::Metadata => &self.metadata,
+        };
+        let (content, hit) = self.count_failure(cache.get(block, || self.expand_new(block)))?;
+        if hit {
+            self.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(content)
+    }
+
+    /// Expands a block into `content`, whose length must be the block's, without keeping it.
+    pub fn get_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
+        if let Some(cached) = self.data.peek(block)
+            && cached.len() == content.len()
+        {
+            content.copy_from_slice(&cached);
+            self.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.count_failure(self.expand_into(block, content))
+    }
+
+    /// The stored bytes of a block, verified: for those who copy blocks between images.
+    pub fn stored(&self, block: BlockIndex) -> Result<Vec<u8>> {
+        let entry = self.entry(block)?;
+        let mut stored = vec![0; usize_from_u32(entry.stored_len)];
+        self.count_failure(self.read_stored(block, &entry, &mut stored))?;
+        Ok(stored)
+    }
+
+    /// Expands a block and drops it again: for those who only want to know whether it is true.
+    pub fn check(&self, block: BlockIndex) -> Result<()> {
+        self.count_failure(self.expand_new(block).map(|_| ()))
+    }
+
+    fn count_failure<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn expand_new(&self, block: BlockIndex) -> Result<Block> {
+        let entry = self.entry(block)?;
+        let mut content: Arc<[u8]> =
+            std::iter::repeat_n(0, usize_from_u32(entry.content_len)).collect();
+        // cannot fail: nobody else has this Arc yet
+        let buf = Arc::get_mut(&mut content).ok_or(Error::Invalid)?;
+        self.expand_into(block, buf)?;
+        Ok(Block::new(content))
+    }
+
+    /// The one place where bytes become trusted: copy, hash, then use.
+    fn expand_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
+        let entry = self.entry(block)?;
+        if u32_from_usize(content.len()) != entry.content_len {
+            return Err(Error::Invalid);
+        }
+        match entry.codec {
+            Codec::None => self.read_stored(block, &entry, content),
+            Codec::Zstd => STORED.with_borrow_mut(|scratch| {
+                let len = usize_from_u32(entry.stored_len);
+                if scratch.len() < len {
+                    scratch.resize(len, 0);
+                }
+                let stored = scratch.get_mut(..len).ok_or(Error::Invalid)?;
+                self.read_stored(block, &entry, stored)?;
+                expand::expand(stored, content, block)?;
+                Ok(())
+            }),
+        }
+    }
+
+    /// Copies a block's stored bytes into `stored` and proves the copy. On error the buffer holds nothing to be used.
+    fn read_stored(&self, block: BlockIndex, entry: &Entry, stored: &mut [u8]) -> Result<()> {
+        read_into(&*self.source, entry.offset, stored)?;
+        let found = proof::hash_block(self.kind(block), stored);
+        if found != entry.digest {
+            stored.fill(0);
+            let Entry { offset, digest: expected, .. } = *entry;
+            return Err(Untrusted::Block { block, offset, expected, found }.into());
+        }
+        self.counters.blocks_verified.fetch_add(1, Ordering::Relaxed);
+        self.counters.bytes_verified.fetch_add(u64::from(entry.stored_len), Ordering::Relaxed);
+        Ok(())
+    }
+}
