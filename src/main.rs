@@ -1,2 +1,7 @@
-//! The `ashlar` command.
-fn main() {}
+//! The `ashlar` command: parse, dispatch, exit.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ashlarfs::cli::main(std::env::args_os())
+}

@@ -1,0 +1,250 @@
+//! How does a person ask, and what do we say back? Types and help texts here, one file for each command below.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the command line speaks to a person"
+)]
+
+pub mod cat;
+pub mod diff;
+pub mod dump;
+pub mod extract;
+pub mod inspect;
+pub mod key;
+pub mod ls;
+#[cfg(feature = "fuse")]
+pub mod mount;
+pub mod sign;
+#[cfg(feature = "fuse")]
+pub mod status;
+pub mod verify;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::Error;
+use crate::format::digest::Digest;
+use crate::image::Method;
+use crate::trust::{self, Anchor};
+use crate::{Options, Tree};
+
+/// A verifying, read-only root filesystem served from one image file.
+#[derive(Debug, Parser)]
+#[command(name = "ashlar", version, arg_required_else_help = true)]
+#[command(
+    after_help = "Build images with `mkimage SOURCE IMAGE`. Each command has its own --help."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount an image; returns once the mount answers
+    #[cfg(feature = "fuse")]
+    Mount(mount::MountArgs),
+    /// Show what a mounted image did so far
+    #[cfg(feature = "fuse")]
+    Status(status::StatusArgs),
+    /// Read everything and name what is damaged
+    Verify(verify::VerifyArgs),
+    /// Show an image's superblock, sizes and signatures
+    Inspect(inspect::InspectArgs),
+    /// List files of an image
+    Ls(ls::LsArgs),
+    /// Write a file of an image to standard output
+    Cat(cat::CatArgs),
+    /// Copy files of an image into a directory
+    Extract(extract::ExtractArgs),
+    /// Show what differs between two images, and what an update from A to B would download
+    Diff(diff::DiffArgs),
+    /// Write a line for each file of an image, to be compared or kept
+    Dump(dump::DumpArgs),
+    /// Make and show signing keys
+    Key(key::KeyArgs),
+    /// Sign an image
+    Sign(sign::SignArgs),
+}
+
+/// What an image is held against: the same for every command that opens one.
+#[derive(Debug, Clone, Args)]
+pub struct TrustArgs {
+    /// Root digest that the image must have: 64 hexadecimal digits, as `mkimage` printed them
+    #[arg(long, value_name = "HEX", conflicts_with = "key")]
+    pub root_digest: Option<Digest>,
+    /// Public key (minisign) by which the image must be signed; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+    /// Signature beside the image [default: IMAGE.minisig, where there is one and a key is given]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub signature: Vec<PathBuf>,
+}
+
+impl TrustArgs {
+    /// Options to open `image` with. Reads key and signature files.
+    pub fn options(&self, image: &Path) -> Result<Options, Error> {
+        let anchor = match self.root_digest {
+            Some(digest) => Anchor::RootDigest(digest),
+            None if self.key.is_empty() => Anchor::Unauthenticated,
+            None => Anchor::Keys(
+                self.key.iter().map(|path| trust::read_key(path)).collect::<Result<_, _>>()?,
+            ),
+        };
+        let mut options = Options::new(anchor);
+        let mut signatures = self.signature.clone();
+        if signatures.is_empty() && !self.key.is_empty() {
+            let mut beside = image.as_os_str().to_owned();
+            beside.push(".minisig");
+            signatures.extend(Some(PathBuf::from(beside)).filter(|path| path.exists()));
+        }
+        for path in signatures {
+            options.detached_signatures.push(trust::read_signature(&path)?);
+        }
+        Ok(options)
+    }
+
+    /// Opens `image` for a command that reads it; says aloud when nothing vouches for it.
+    pub fn open(&self, image: &Path) -> Result<Tree, Error> {
+        let options = self.options(image)?;
+        if matches!(options.anchor, Anchor::Unauthenticated) {
+            warn_unauthenticated(image);
+        }
+        crate::open(image, &options)
+    }
+}
+
+/// The one loud line for an image that nothing vouches for.
+pub(crate) fn warn_unauthenticated(image: &Path) {
+    eprintln!(
+        "ashlar: warning: {} is not authenticated: give --root-digest or --key to be sure of it",
+        image.display()
+    );
+}
+
+/// How the image file is read.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum ReadMethod {
+    /// Map files, read block devices
+    Auto,
+    /// Copy out of a memory map
+    Mmap,
+    /// Read each piece with pread(2)
+    Pread,
+}
+
+impl From<ReadMethod> for Method {
+    fn from(method: ReadMethod) -> Self {
+        match method {
+            ReadMethod::Auto => Method::Auto,
+            ReadMethod::Mmap => Method::Map,
+            ReadMethod::Pread => Method::Pread,
+        }
+    }
+}
+
+/// Why a command failed: one line, and a second one that says what to do where there is something to do.
+#[derive(Debug)]
+pub struct Failure {
+    /// What went wrong: lower case, no period, with the numbers that find the fault.
+    pub message: String,
+    /// What a person can do about it.
+    pub hint: Option<String>,
+    /// The exit status.
+    pub status: u8,
+}
+
+impl Failure {
+    /// A failure with exit status 1 and no hint.
+    pub fn new(message: impl fmt::Display) -> Self {
+        Failure { message: message.to_string(), hint: None, status: 1 }
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// What went wrong with `subject` (a path, mostly).
+    pub fn about(subject: impl fmt::Display, err: &Error) -> Self {
+        let failure = Failure::new(format!("{subject}: {err}"));
+        match err.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(err: Error) -> Self {
+        let hint = err.hint().map(str::to_owned);
+        Failure { message: err.to_string(), hint, status: 1 }
+    }
+}
+
+/// What a command returns: its exit status.
+pub type Outcome = Result<ExitCode, Failure>;
+
+/// Runs the command that `args` asks for. `mount.ashlar` and `fsck.ashlar` are answered by their names.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = Cli::parse_from(called_as(args.collect()));
+    let outcome = match cli.command {
+        #[cfg(feature = "fuse")]
+        Command::Mount(args) => mount::run(args),
+        #[cfg(feature = "fuse")]
+        Command::Status(args) => status::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Cat(args) => cat::run(&args),
+        Command::Extract(args) => extract::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Dump(args) => dump::run(&args),
+        Command::Key(args) => key::run(args),
+        Command::Sign(args) => sign::run(&args),
+    };
+    outcome.unwrap_or_else(|failure| {
+        eprintln!("ashlar: error: {}", failure.message);
+        if let Some(hint) = failure.hint {
+            eprintln!("ashlar: hint: {hint}");
+        }
+        ExitCode::from(failure.status)
+    })
+}
+
+/// `mount.ashlar …` is `ashlar mount …`, `fsck.ashlar …` is `ashlar verify …`.
+fn called_as(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().map(PathBuf::from).unwrap_or_default();
+    let command = match name.file_name().and_then(|name| name.to_str()) {
+        Some("mount.ashlar") => "mount",
+        Some("fsck.ashlar") => "verify",
+        _ => return args,
+    };
+    args.insert(1, command.into());
+    args
+}
+
+/// Writes bytes of a name or path for a terminal: what is not printable is escaped as `\xHH`, and so is the backslash.
+pub(crate) fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\\' || c.is_control() {
+                let mut buf = [0; 4];
+                c.encode_utf8(&mut buf)
+                    .bytes()
+                    .for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+            } else {
+                text.push(c);
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
