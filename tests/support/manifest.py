@@ -8,7 +8,7 @@ Twelve fields, separated by one tab:
   path    type    mode    uid    gid    size    nlink    mtime    device    target    xattrs    content
 
   path      `/` for DIR itself, else `/` and the path below DIR, escaped
-  type      f d l c b p s   (regular, directory, symbolic link, character, block, fifo, socket)
+  type      file dir link char block fifo sock
   mode      permission bits with setuid, setgid and sticky, octal, four digits
   uid gid   decimal
   size      bytes, decimal; `-` for a directory
@@ -31,13 +31,13 @@ import sys
 from blake3 import blake3
 
 TYPES = {
-    stat.S_IFREG: "f",
-    stat.S_IFDIR: "d",
-    stat.S_IFLNK: "l",
-    stat.S_IFCHR: "c",
-    stat.S_IFBLK: "b",
-    stat.S_IFIFO: "p",
-    stat.S_IFSOCK: "s",
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "link",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "sock",
 }
 
 
@@ -75,13 +75,13 @@ def line(path: bytes, shown: bytes) -> str:
             f"{stat.S_IMODE(info.st_mode):04o}",
             str(info.st_uid),
             str(info.st_gid),
-            "-" if kind == "d" else str(info.st_size),
-            "-" if kind == "d" else str(info.st_nlink),
+            "-" if kind == "dir" else str(info.st_size),
+            "-" if kind == "dir" else str(info.st_nlink),
             f"{seconds}.{nanoseconds:09d}",
-            f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}" if kind in "cb" else "-",
-            escape(os.readlink(path)) if kind == "l" else "-",
+            f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}" if kind in ("char", "block") else "-",
+            escape(os.readlink(path)) if kind == "link" else "-",
             xattrs(path),
-            content(path) if kind == "f" else "-",
+            content(path) if kind == "file" else "-",
         ]
     )
 
