@@ -8,6 +8,7 @@
 //! * [`trust`]: who vouches for it?
 //! * [`fs`]: what does the tree say?
 //! * [`mod@verify`]: is all of it true?
+//! * [`manifest`]: what does it hold, as lines of text?
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -27,6 +28,7 @@ pub mod error;
 pub mod format;
 pub mod fs;
 pub mod image;
+pub mod manifest;
 pub mod store;
 pub mod trust;
 pub mod verify;

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::{Failure, Outcome, TrustArgs, escape, warn_unauthenticated};
 use crate::error::{Corrupt, Error};
 use crate::image::{self, Method};
-use crate::trust::{self, Anchor};
-use crate::verify::{Finding, Report, verify};
+use crate::trust::Anchor;
+use crate::verify::{self, Finding, Report};
 
 /// Exit status, as of fsck(8): there is damage, and it is still there.
 const DAMAGE: u8 = 4;
@@ -90,28 +90,21 @@ pub fn run(args: &VerifyArgs) -> Outcome {
             None
         }
     };
-    let report = match trust::root_digest(&*source, &options.anchor, &options.detached_signatures) {
-        Ok(digest) => {
-            let bar = progress_bar(args);
-            let report = verify(&source, digest, workers(args), &|done, total| {
-                bar.set_length(total);
-                bar.set_position(done);
-            });
-            bar.finish_and_clear();
-            report
-        }
-        Err(err) => Report::failed(&*source, err),
+    let bar = progress_bar(args);
+    let progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
     };
+    let mut how = verify::Options { progress: &progress, ..verify::Options::default() };
+    how.workers = args.workers.unwrap_or(how.workers);
+    let report = verify::verify_source(source, &options, &how);
+    bar.finish_and_clear();
     if args.json {
         println!("{}", to_json(&args.image, authenticated_by, &report));
     } else {
         write_text(&report, args.quiet);
     }
     Ok(ExitCode::from(status(&report)))
-}
-
-fn workers(args: &VerifyArgs) -> NonZeroUsize {
-    args.workers.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// On a terminal only; a bar that is not drawn costs nothing.

@@ -1,10 +1,9 @@
 //! Is every block true, and does the table describe them all? Blocks are shared out among threads.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::account::Account;
-use super::{Findings, Progress};
+use super::{Findings, Options, Progress};
 use crate::error::{Corrupt, Error};
 use crate::format::entry::{ENTRIES_PER_PAGE, Entry, LEN_ON_DISK};
 use crate::format::field::{u32_from_u64, u32_from_usize, usize_from_u32};
@@ -112,8 +111,7 @@ impl Blocks {
     pub(super) fn check(
         &mut self,
         store: &Store,
-        workers: NonZeroUsize,
-        progress: Progress<'_>,
+        options: &Options<'_>,
         findings: &mut Findings,
         account: &mut Account,
     ) -> u64 {
@@ -123,9 +121,9 @@ impl Blocks {
             next: AtomicU64::new(0),
             bytes_done: AtomicU64::new(0),
             bytes: store.superblock().table_offset.saturating_sub(superblock::LEN_ON_DISK),
-            progress,
+            progress: options.progress,
         };
-        let workers = workers.get().min(self.content_lens.len().max(1));
+        let workers = options.workers.get().min(self.content_lens.len().max(1));
         let mut works: Vec<Work> = std::thread::scope(|scope| {
             let others: Vec<_> =
                 (1..workers).map(|_| scope.spawn(|| shared.work(Work::default()))).collect();
