@@ -21,6 +21,7 @@ pub mod verify;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -243,6 +244,17 @@ fn called_as(mut args: Vec<OsString>) -> Vec<OsString> {
     };
     args.insert(1, command.into());
     args
+}
+
+/// Writes to standard output. Whoever reads it may have had enough of it: that is no failure.
+pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write to standard output: {err}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes bytes of a name or path for a terminal: what is not printable is escaped as `\xHH`, and so is the backslash.

@@ -149,7 +149,9 @@ fn xattrs(tree: &Tree, inode: InodeIndex) -> Result<String> {
         }
         text.push_str(&escape(&name, b";="));
         text.push('=');
-        value.iter().for_each(|byte| push_hex(&mut text, *byte));
+        for byte in value {
+            push_hex(&mut text, byte);
+        }
     }
     Ok(if text.is_empty() { "-".to_owned() } else { text })
 }

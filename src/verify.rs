@@ -139,6 +139,7 @@ impl fmt::Debug for Options<'_> {
 }
 
 /// Verifies the whole image that a source holds, against what `open` names.
+#[expect(clippy::needless_pass_by_value, reason = "as `open_source` takes it")]
 pub fn verify_source(
     source: Arc<dyn Source>,
     open: &crate::Options,

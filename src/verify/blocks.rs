@@ -54,7 +54,7 @@ impl Blocks {
             }
             match read {
                 Ok(entries) => {
-                    blocks.check_place(first, &entries, due, findings);
+                    check_place(first, &entries, due, findings);
                     due = entries.last().map(Entry::end);
                     blocks.check_lengths(superblock, first, &entries, findings);
                 }
@@ -67,23 +67,6 @@ impl Blocks {
             }
         }
         blocks
-    }
-
-    /// The first block of a page lies where the last one of the page before ended (S-26).
-    fn check_place(
-        &self,
-        first: u32,
-        entries: &[Entry],
-        due: Option<u64>,
-        findings: &mut Findings,
-    ) {
-        if let (Some(expected), Some(entry)) = (due, entries.first())
-            && entry.offset != expected
-        {
-            let (block, offset) = (BlockIndex(first), entry.offset);
-            let corrupt = Corrupt::EntryOffset { block, offset, expected };
-            findings.push(corrupt.into(), Some(block), Some(offset));
-        }
     }
 
     /// Notes the content lengths of a page's blocks and holds those of metadata blocks against their section (S-31).
@@ -167,6 +150,17 @@ impl Blocks {
             count
         }));
         counts
+    }
+}
+
+/// The first block of a page lies where the last one of the page before ended (S-26).
+fn check_place(first: u32, entries: &[Entry], due: Option<u64>, findings: &mut Findings) {
+    if let (Some(expected), Some(entry)) = (due, entries.first())
+        && entry.offset != expected
+    {
+        let (block, offset) = (BlockIndex(first), entry.offset);
+        let corrupt = Corrupt::EntryOffset { block, offset, expected };
+        findings.push(corrupt.into(), Some(block), Some(offset));
     }
 }
 
