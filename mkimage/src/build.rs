@@ -24,7 +24,7 @@ pub(crate) struct Options {
     /// A file that changed while it was read is a warning (its old size is kept), not an error.
     pub(crate) ignore_changed: bool,
     /// Finished minisign-format signatures are asked for here, given the text to sign.
-    pub(crate) sign_keys: Vec<PathBuf>,
+    pub(crate) sign_keys: Vec<crate::sign::Key>,
 }
 
 /// Told as the build goes on; all calls come from one thread.
