@@ -39,7 +39,8 @@ struct Bed {
 
 fn build(source: &Path, image: &Path) -> Digest {
     let (source, image) = (source.to_str().unwrap(), image.to_str().unwrap());
-    let args = ["mkimage", "--quiet", "--all-time", "0", "--all-root", "-z", "zstd,3", source, image];
+    let args =
+        ["mkimage", "--quiet", "--all-time", "0", "--all-root", "-z", "zstd,3", source, image];
     ashlarfs_mkimage::run(args).unwrap().root_digest.parse().unwrap()
 }
 
@@ -48,7 +49,8 @@ fn bed() -> Bed {
     let source = directory.path().join("source");
     std::fs::create_dir_all(source.join("many")).unwrap();
     for n in 0..FILES {
-        std::fs::write(source.join(format!("many/file-{n:05}")), half_noise(n, 500 + n as usize)).unwrap();
+        std::fs::write(source.join(format!("many/file-{n:05}")), half_noise(n, 500 + n as usize))
+            .unwrap();
     }
     std::fs::write(source.join("large"), half_noise(77, LARGE_LEN)).unwrap();
     let image = directory.path().join("image");
@@ -115,7 +117,12 @@ fn library(criterion: &mut Criterion) {
     assert_eq!(piece, half_noise(77, LARGE_LEN)[12_288..12_288 + 4096]);
 
     criterion.bench_function("walk", |bencher| {
-        bencher.iter(|| assert_eq!(tree.walk(InodeIndex::ROOT).filter(|(_, visit)| visit.is_ok()).count(), FILES as usize + 3));
+        bencher.iter(|| {
+            assert_eq!(
+                tree.walk(InodeIndex::ROOT).filter(|(_, visit)| visit.is_ok()).count(),
+                FILES as usize + 3
+            )
+        });
     });
 
     let mut group = criterion.benchmark_group("verify");
@@ -126,7 +133,8 @@ fn library(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let options = Options::new(Anchor::RootDigest(bed.digest));
                 let source = ashlarfs::image::open(&bed.image, Method::Auto).unwrap();
-                let report = ashlarfs::verify::verify_source(source, &options, &verify_options(workers));
+                let report =
+                    ashlarfs::verify::verify_source(source, &options, &verify_options(workers));
                 assert!(report.is_clean());
                 assert_eq!(report.bytes_checked, image_len);
             });
