@@ -7,6 +7,7 @@
 //! * [`store`]: is it true?
 //! * [`trust`]: who vouches for it?
 //! * [`fs`]: what does the tree say?
+//! * [`mod@verify`]: is all of it true?
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -28,6 +29,7 @@ pub mod fs;
 pub mod image;
 pub mod store;
 pub mod trust;
+pub mod verify;
 
 use std::path::Path;
 use std::sync::Arc;
