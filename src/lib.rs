@@ -7,6 +7,8 @@
 //! * [`store`]: is it true?
 //! * [`trust`]: who vouches for it?
 //! * [`fs`]: what does the tree say?
+//! * [`extract`](mod@extract): how does a tree come out of an image?
+//! * [`diff`](mod@diff): what is different between two images?
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -22,7 +24,9 @@
 
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod diff;
 pub mod error;
+pub mod extract;
 pub mod format;
 pub mod fs;
 pub mod image;
