@@ -1,5 +1,8 @@
 //! From a tree to an image: plan, pack, seal, emit.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread;
