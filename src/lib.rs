@@ -8,6 +8,8 @@
 //! * [`trust`]: who vouches for it?
 //! * [`fs`]: what does the tree say?
 //! * [`mod@verify`]: is all of it true?
+//! * [`extract`](mod@extract): how does a tree come out of an image?
+//! * [`diff`](mod@diff): what is different between two images?
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -23,7 +25,9 @@
 
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod diff;
 pub mod error;
+pub mod extract;
 pub mod format;
 pub mod fs;
 pub mod image;
