@@ -7,6 +7,7 @@
 //! * [`store`]: is it true?
 //! * [`trust`]: who vouches for it?
 //! * [`fs`]: what does the tree say?
+//! * `fuse`: how does the kernel ask? (with the feature of that name)
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -25,6 +26,8 @@ pub mod cli;
 pub mod error;
 pub mod format;
 pub mod fs;
+#[cfg(feature = "fuse")]
+pub mod fuse;
 pub mod image;
 pub mod store;
 pub mod trust;
