@@ -10,6 +10,7 @@
 //! * [`mod@verify`]: is all of it true?
 //! * [`extract`](mod@extract): how does a tree come out of an image?
 //! * [`diff`](mod@diff): what is different between two images?
+//! * `fuse`: how does the kernel ask? (with the feature of that name)
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -30,6 +31,8 @@ pub mod error;
 pub mod extract;
 pub mod format;
 pub mod fs;
+#[cfg(feature = "fuse")]
+pub mod fuse;
 pub mod image;
 pub mod store;
 pub mod trust;
