@@ -11,6 +11,8 @@ pub mod dump;
 pub mod extract;
 pub mod inspect;
 pub mod key;
+#[cfg(feature = "fuse")]
+mod log;
 pub mod ls;
 #[cfg(feature = "fuse")]
 pub mod mount;
@@ -234,15 +236,15 @@ fn usage(err: &clap::Error, is_verify: bool) -> ExitCode {
     }
 }
 
-/// `mount.ashlar …` is `ashlar mount …`, `fsck.ashlar …` is `ashlar verify …`.
+/// `mount.ashlar …` is what mount(8) calls for `mount -t ashlar …`, `fsck.ashlar …` is `ashlar verify …`.
 fn called_as(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args.first().map(PathBuf::from).unwrap_or_default();
-    let command = match name.file_name().and_then(|name| name.to_str()) {
-        Some("mount.ashlar") => "mount",
-        Some("fsck.ashlar") => "verify",
-        _ => return args,
-    };
-    args.insert(1, command.into());
+    match name.file_name().and_then(|name| name.to_str()) {
+        #[cfg(feature = "fuse")]
+        Some("mount.ashlar" | "mount.fuse.ashlar") => return mount::from_helper_args(args),
+        Some("fsck.ashlar") => args.insert(1, "verify".into()),
+        _ => {}
+    }
     args
 }
 

@@ -4,6 +4,7 @@ pub mod attr;
 pub mod dir;
 pub mod file;
 mod metadata;
+pub mod path;
 pub mod walk;
 pub mod xattr;
 

@@ -9,6 +9,9 @@
 //! * [`fs`]: what does the tree say?
 //! * [`mod@verify`]: is all of it true?
 //! * [`manifest`]: what does it hold, as lines of text?
+//! * [`extract`](mod@extract): how does a tree come out of an image?
+//! * [`diff`](mod@diff): what is different between two images?
+//! * `fuse`: how does the kernel ask? (with the feature of that name)
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -24,9 +27,13 @@
 
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod diff;
 pub mod error;
+pub mod extract;
 pub mod format;
 pub mod fs;
+#[cfg(feature = "fuse")]
+pub mod fuse;
 pub mod image;
 pub mod manifest;
 pub mod store;
