@@ -41,6 +41,24 @@ pub fn parse_key(text: &str) -> Option<PublicKey> {
     PublicKey::decode(text).or_else(|_| PublicKey::from_base64(text.trim())).ok()
 }
 
+/// The bytes that a minisign key file holds: its second line, decoded. `None` when that is not base64.
+pub fn key_file_bytes(text: &str) -> Option<Vec<u8>> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = text.lines().nth(1)?.trim().trim_end_matches('=').bytes();
+    let mut raw = Vec::new();
+    let (mut bits, mut held) = (0_u32, 0_u32);
+    for digit in digits {
+        let value = DIGITS.iter().position(|known| *known == digit)?;
+        held = ((held << 6) | u32::try_from(value).ok()?) & 0xffff;
+        bits = bits.saturating_add(6);
+        if bits >= 8 {
+            bits = bits.saturating_sub(8);
+            raw.push(u8::try_from(held.checked_shr(bits)? & 0xff).ok()?);
+        }
+    }
+    Some(raw)
+}
+
 /// Reads a detached signature file.
 pub fn read_signature(path: &Path) -> Result<Vec<u8>> {
     Ok(read_text(path, "signature")?.into_bytes())

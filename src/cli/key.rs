@@ -10,10 +10,16 @@ use clap::{Args, Subcommand};
 use minisign::{KeyPair, PublicKey, PublicKeyBox, SecretKey, SecretKeyBox};
 
 use super::{Failure, Outcome, say};
+use crate::trust;
+
+/// Environment variable that holds the password of encrypted keys, where nobody can be asked; `mkimage` knows it too.
+const PASSWORD_VARIABLE: &str = "ASHLAR_KEY_PASSWORD";
 
 /// Arguments of `ashlar key`.
 #[derive(Debug, Args)]
-#[command(after_help = "Keys are minisign's: `minisign` can make and use them, too.")]
+#[command(after_help = "\
+Keys are minisign's: `minisign` can make and use them, too. The password of a secret key is taken from the
+environment variable ASHLAR_KEY_PASSWORD where it is set, and asked for on the terminal where it is not.")]
 pub struct KeyArgs {
     #[command(subcommand)]
     command: Command,
@@ -59,7 +65,7 @@ fn generate(path: &Path, no_password: bool) -> Result<(), Failure> {
     let pair = if no_password {
         KeyPair::generate_unencrypted_keypair()
     } else {
-        KeyPair::generate_encrypted_keypair(None)
+        KeyPair::generate_encrypted_keypair(std::env::var(PASSWORD_VARIABLE).ok())
     };
     let wrong = |err| Failure::new(format!("cannot make a key: {err}"));
     let pair = pair.map_err(wrong)?;
@@ -99,37 +105,20 @@ fn read(path: &Path) -> Result<String, Failure> {
         .map_err(|err| Failure::new(format!("cannot read key {}: {err}", path.display())))
 }
 
-/// Reads a secret key; asks on the terminal for a password when it has one.
+/// Reads a secret key. One with a password has it from the environment, or asks for it on the terminal.
 pub(super) fn read_secret(path: &Path) -> Result<SecretKey, Failure> {
     let text = read(path)?;
-    let no_key = || Failure::new(format!("{} is no minisign secret key", path.display()));
-    let raw = text.lines().nth(1).and_then(|line| decode_base64(line.trim())).ok_or_else(no_key)?;
-    let key = SecretKey::from_bytes(&raw).map_err(|_| no_key())?;
+    let key = trust::key_file_bytes(&text)
+        .and_then(|raw| SecretKey::from_bytes(&raw).ok())
+        .ok_or_else(|| Failure::new(format!("{} is no minisign secret key", path.display())))?;
     if !key.is_encrypted() {
         // Not through SecretKeyBox, which wants a checksum: `minisign -W` leaves that zero. Signing proves the key.
         return Ok(key);
     }
+    let password = std::env::var(PASSWORD_VARIABLE).ok();
     SecretKeyBox::from(text)
-        .into_secret_key(None)
+        .into_secret_key(password)
         .map_err(|err| Failure::new(format!("cannot use {}: {err}", path.display())))
-}
-
-/// Decodes base64 as minisign writes it. `None` when it is not.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digits = text.trim_end_matches('=').bytes();
-    let mut raw = Vec::with_capacity(text.len());
-    let (mut bits, mut held) = (0_u32, 0_u32);
-    for digit in digits {
-        let value = DIGITS.iter().position(|known| *known == digit)?;
-        held = (held << 6 | u32::try_from(value).ok()?) & 0xffff;
-        bits = bits.saturating_add(6);
-        if bits >= 8 {
-            bits = bits.saturating_sub(8);
-            raw.extend(u8::try_from(held.checked_shr(bits)? & 0xff).ok());
-        }
-    }
-    Some(raw)
 }
 
 /// The public half of a secret key.

@@ -68,8 +68,17 @@ pub fn run(args: &SignArgs) -> Outcome {
     let (added, keys) = if let Some(key) = &args.key {
         let secret = read_secret(key)?;
         let public = public_key(&secret)?;
-        let signature = minisign::sign(Some(&public), &secret, text.as_bytes(), None, None)
-            .map_err(|err| Failure::new(format!("cannot sign: {err}")))?;
+        // No time in it: all that is said is what was signed.
+        let version = target.superblock.image_version;
+        let comment = format!("ashlar image {} version {version}", target.root_digest);
+        let signature = minisign::sign(
+            Some(&public),
+            &secret,
+            text.as_bytes(),
+            Some(&comment),
+            Some("signature of an ashlar image"),
+        )
+        .map_err(|err| Failure::new(format!("cannot sign: {err}")))?;
         let key = trust::parse_key(&public.to_base64());
         (Some(signature), vec![key.ok_or_else(|| Failure::new("cannot sign with this key"))?])
     } else if let Some(path) = &args.attach {
