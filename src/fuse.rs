@@ -44,6 +44,9 @@ const FOREVER: Duration = Duration::from_secs(u64::MAX);
 /// Background requests (read-ahead) that may be on their way. Above three quarters of it the kernel stops reading ahead.
 const BACKGROUND_MAX: u16 = 128;
 
+/// What the kernel puts in place of a user whom it does not tell (`FUSE_INVALID_UIDGID`).
+const UID_WITHHELD: u32 = u32::MAX;
+
 /// Largest request. It also bounds READ, which follows `read_ahead_kb`.
 const REQUEST_LEN_MAX: u32 = 1 << 20;
 
@@ -177,10 +180,11 @@ impl Server {
     }
 
     /// Names, each with a zero byte. `trusted.*` is for the superuser's eyes; the kernel hides its values but not its names.
+    /// Since ID-mapped mounts (Linux 6.12) it may not say who asks; then names are told, for a copy must be whole.
     fn xattr_list(&self, ino: INodeNo, uid: u32) -> Result<Vec<u8>> {
         let mut list = Vec::new();
         for name in self.tree.xattr_names(inode_index(ino)?)? {
-            if uid == 0 || !name.starts_with(b"trusted.") {
+            if matches!(uid, 0 | UID_WITHHELD) || !name.starts_with(b"trusted.") {
                 list.extend_from_slice(&name);
                 list.push(0);
             }
