@@ -1,9 +1,30 @@
 //! From a tree to an image: plan, pack, seal, emit.
 
-use std::path::PathBuf;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+use ashlarfs::format::digest::Digest;
+use ashlarfs::format::index::{BlockIndex, InodeIndex};
+use ashlarfs::format::inode::Kind;
+use ashlarfs::format::superblock::Section;
+use ashlarfs::format::trailer::{self, signed_text};
+use ashlarfs::store::proof::{BlockKind, hash_trailer};
+use ashlarfs::{Anchor, Method};
 
 use crate::Failure;
-use crate::tree::{Contents, SourceTree};
+use crate::base::Base;
+use crate::emit::Draft;
+use crate::pack::pack;
+use crate::pipeline::Pipeline;
+use crate::plan::{Plan, index, plan};
+use crate::seal::{encode_sections, seal};
+use crate::sign::{Key, sign};
+use crate::tree::{Body, Contents, SourceTree};
 
 /// How an image is built.
 #[derive(Debug, Clone)]
@@ -23,8 +44,8 @@ pub(crate) struct Options {
     pub(crate) order: Vec<Vec<u8>>,
     /// A file that changed while it was read is a warning (its old size is kept), not an error.
     pub(crate) ignore_changed: bool,
-    /// Finished minisign-format signatures are asked for here, given the text to sign.
-    pub(crate) sign_keys: Vec<crate::sign::Key>,
+    /// Keys that sign the image.
+    pub(crate) sign_keys: Vec<Key>,
 }
 
 /// Told as the build goes on; all calls come from one thread.
@@ -58,14 +79,106 @@ pub(crate) struct Summary {
     pub(crate) seconds: f64,
 }
 
+/// Metadata blocks are smaller than data blocks may be: a cold lookup expands two or three of them.
+const METADATA_BLOCK_BITS: u8 = 16;
+
 /// Builds the image of `tree` at `image`.
 pub(crate) fn build(
     tree: SourceTree,
     contents: &dyn Contents,
-    image: &std::path::Path,
+    image: &Path,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Summary, Failure> {
-    let _ = (tree, contents, image, options, progress);
-    Err(Failure::new("not built yet"))
+    let started = Instant::now();
+    let plan = plan(tree, &options.order)?;
+    let block_size = 1_u32 << options.block_bits;
+    let base = options.base.as_deref().map(|path| Base::open(path, block_size)).transpose()?;
+    let (draft, file) = Draft::create(image)?;
+    let (content_files, content_bytes) = count_content(&plan);
+    progress.start(content_files, content_bytes);
+    let (file, entries, data_block_count, sections, sums) = thread::scope(|scope| {
+        let mut pipeline =
+            Pipeline::start(scope, file, options.level, options.workers, 1 << options.block_bits);
+        let packed = pack(&plan, contents, &mut pipeline, base.as_ref(), options, progress)
+            .and_then(|(layouts, sums)| {
+                progress.phase("writing metadata");
+                let data_block_count = pipeline.count();
+                let sections = encode_sections(&plan, layouts, block_size)?;
+                for section in Section::ALL {
+                    for content in sections.get(section).chunks(1 << METADATA_BLOCK_BITS) {
+                        pipeline.push(content.to_vec(), BlockKind::Metadata)?;
+                    }
+                }
+                Ok((data_block_count, sections, sums))
+            });
+        // What stopped the writer explains more than that it stopped.
+        let (file, entries) = pipeline.finish()?;
+        let (data_block_count, sections, sums) = packed?;
+        Ok::<_, Failure>((file, entries, data_block_count, sections, sums))
+    })?;
+    let seal = seal(&entries, data_block_count, &sections, &plan, METADATA_BLOCK_BITS, options)?;
+    let text = signed_text(&seal.root_digest, options.image_version);
+    let trailer = trailer::encode(&sign(&text, &options.sign_keys)?, hash_trailer)
+        .ok_or_else(|| Failure::new("the signatures are too large for an image"))?;
+    progress.phase("verifying");
+    let image_bytes =
+        draft.finish(file, &seal, &trailer, |file, digest| prove(file, digest, options.workers))?;
+    let count = |kind| {
+        plan.nodes.iter().filter(|node| plan.tree.nodes[index(**node)].kind == kind).count() as u64
+    };
+    let (files, directories, symlinks) = (count(Kind::File), count(Kind::Dir), count(Kind::Link));
+    Ok(Summary {
+        root_digest: seal.root_digest.to_string(),
+        files,
+        directories,
+        symlinks,
+        others: plan.nodes.len() as u64 - files - directories - symlinks,
+        hard_links: hard_links(&plan),
+        content_bytes: sums.content_bytes,
+        image_bytes,
+        duplicate_bytes: sums.duplicate_bytes,
+        hole_bytes: sums.hole_bytes,
+        base_blocks: sums.base_blocks,
+        data_blocks: u64::from(data_block_count),
+        metadata_blocks: entries.len() as u64 - u64::from(data_block_count),
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Regular files with content, and their bytes.
+fn count_content(plan: &Plan) -> (u64, u64) {
+    plan.content_order.iter().fold((0, 0), |(files, bytes), inode| {
+        match plan.tree.nodes[index(plan.nodes[index(*inode)])].body {
+            Body::File { size } => (files + 1, bytes + size),
+            _ => (files, bytes),
+        }
+    })
+}
+
+/// Names beyond the first of files that have several.
+fn hard_links(plan: &Plan) -> u64 {
+    plan.nodes
+        .iter()
+        .zip(&plan.nlinks)
+        .filter(|(node, _)| plan.tree.nodes[index(**node)].kind != Kind::Dir)
+        .map(|(_, nlink)| u64::from(*nlink) - 1)
+        .sum()
+}
+
+/// Reads the finished file with the library that everybody reads it with, and verifies all of it.
+fn prove(file: File, digest: Digest, workers: usize) -> Result<(), Failure> {
+    let wrap = |err| Failure::reading("the image that was just written", &err);
+    let source = ashlarfs::image::from_file(file, Method::Pread)
+        .map_err(|err| Failure::io("cannot read the image back", &err))?;
+    let tree = ashlarfs::open_source(source, &ashlarfs::Options::new(Anchor::RootDigest(digest)))
+        .map_err(wrap)?;
+    let _ = workers;
+    for block in 0..tree.superblock().block_count {
+        tree.store().check(BlockIndex(block)).map_err(wrap)?;
+    }
+    for (_, visit) in tree.walk(InodeIndex::ROOT) {
+        visit.map_err(wrap)?;
+    }
+    Ok(())
 }

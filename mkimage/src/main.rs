@@ -7,12 +7,18 @@
     reason = "the builder's numbers are its own: bounded by memory and by `plan`, with overflow checks on; it serves nobody"
 )]
 
+mod base;
 mod build;
 mod cli;
+mod emit;
 mod filter;
 mod overrides;
+mod pack;
+mod pipeline;
+mod plan;
 mod report;
 mod scan;
+mod seal;
 mod sign;
 mod tar;
 mod text;

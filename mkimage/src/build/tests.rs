@@ -1,0 +1,228 @@
+//! Trees in memory go in, images come out and are read with the library.
+
+use std::io;
+use std::path::Path;
+
+use ashlarfs::format::inode::Kind;
+use ashlarfs::{Anchor, Tree};
+
+use super::{Options, Progress, Summary, build};
+use crate::Failure;
+use crate::tree::{Body, Content, Contents, Node, NodeId, SourceTree};
+
+struct Memory(Vec<Vec<u8>>);
+
+impl Contents for Memory {
+    fn open(&self, node: NodeId) -> Result<Box<dyn Content + '_>, Failure> {
+        Ok(Box::new(Piece(&self.0[node as usize])))
+    }
+}
+
+struct Piece<'a>(&'a [u8]);
+
+impl Content for Piece<'_> {
+    fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = offset as usize;
+        buf.copy_from_slice(&self.0[start..start + buf.len()]);
+        Ok(())
+    }
+
+    fn next_data(&mut self, offset: u64) -> io::Result<u64> {
+        Ok(offset)
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+struct Quiet;
+
+impl Progress for Quiet {
+    fn start(&self, _: u64, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn warn(&self, _: &str) {}
+    fn phase(&self, _: &'static str) {}
+}
+
+fn options(workers: usize) -> Options {
+    Options {
+        block_bits: 12,
+        level: Some(3),
+        workers,
+        label: "test".into(),
+        image_version: 7,
+        build_time: 0,
+        base: None,
+        order: Vec::new(),
+        ignore_changed: false,
+        sign_keys: Vec::new(),
+    }
+}
+
+fn node(kind: Kind, body: Body) -> Node {
+    Node {
+        kind,
+        permissions: 0o755,
+        uid: 1,
+        gid: 2,
+        mtime_sec: -5,
+        mtime_nsec: 999_999_999,
+        xattrs: None,
+        body,
+    }
+}
+
+/// Bytes that do not compress and differ from seed to seed.
+fn noise(seed: u32, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A tree of files in one directory, in the order given.
+fn flat(files: &[(&str, Vec<u8>)]) -> (SourceTree, Memory) {
+    let mut nodes = vec![node(Kind::Dir, Body::Plain)];
+    let mut contents = vec![Vec::new()];
+    let mut children = Vec::new();
+    for (name, content) in files {
+        children.push((name.as_bytes().into(), nodes.len() as NodeId));
+        nodes.push(node(Kind::File, Body::File { size: content.len() as u64 }));
+        contents.push(content.clone());
+    }
+    nodes[0].body = Body::Dir(children);
+    (SourceTree { nodes, xattr_sets: Vec::new() }, Memory(contents))
+}
+
+fn make(files: &[(&str, Vec<u8>)], image: &Path, options: &Options) -> Summary {
+    let (tree, contents) = flat(files);
+    build(tree, &contents, image, options, &Quiet).unwrap()
+}
+
+fn open(image: &Path, summary: &Summary) -> Tree {
+    let anchor = Anchor::RootDigest(summary.root_digest.parse().unwrap());
+    ashlarfs::open(image, &ashlarfs::Options::new(anchor)).unwrap()
+}
+
+fn content(tree: &Tree, path: &str) -> Vec<u8> {
+    let inode = tree.resolve(path.as_bytes()).unwrap();
+    let size = tree.attr(inode).unwrap().size;
+    let mut content = vec![0; size as usize];
+    assert_eq!(tree.read_at(inode, 0, &mut content).unwrap(), content.len());
+    content
+}
+
+fn files() -> Vec<(&'static str, Vec<u8>)> {
+    let mut sparse = vec![0; 10 * 4096];
+    sparse[3 * 4096 + 7] = 1;
+    sparse[8 * 4096..9 * 4096].copy_from_slice(&noise(3, 4096));
+    vec![
+        ("empty", vec![]),
+        ("small", b"a few bytes".to_vec()),
+        ("same", b"a few bytes".to_vec()),
+        ("block", noise(1, 4096)),
+        ("blocks and tail", noise(2, 3 * 4096 + 100)),
+        ("zeros", vec![0; 5 * 4096 + 9]),
+        ("sparse", sparse),
+        ("text", b"over and over ".repeat(3000)),
+    ]
+}
+
+#[test]
+fn what_goes_in_comes_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let summary = make(&files(), &image, &options(2));
+    let tree = open(&image, &summary);
+    for (name, wanted) in files() {
+        assert_eq!(content(&tree, name), wanted, "{name}");
+    }
+    assert_eq!(tree.superblock().label, "test");
+    assert_eq!(tree.superblock().image_version, 7);
+    let attr = tree.attr(tree.resolve(b"small").unwrap()).unwrap();
+    assert_eq!((attr.uid, attr.gid, attr.mtime_sec, attr.mtime_nsec), (1, 2, -5, 999_999_999));
+
+    let sparse = tree.file(tree.resolve(b"sparse").unwrap()).unwrap();
+    assert_eq!(sparse.seek_data(0).unwrap(), Some(3 * 4096));
+    assert_eq!(sparse.seek_hole(3 * 4096).unwrap(), Some(4 * 4096));
+    assert_eq!(sparse.seek_data(9 * 4096).unwrap(), None);
+    let zeros = tree.file(tree.resolve(b"zeros").unwrap()).unwrap();
+    assert_eq!(zeros.seek_data(0).unwrap(), None);
+    assert_eq!(zeros.seek_hole(0).unwrap(), Some(0));
+
+    assert!(summary.duplicate_bytes >= 11);
+    assert_eq!(summary.image_bytes, std::fs::metadata(&image).unwrap().len());
+    assert_eq!(
+        std::fs::read_dir(directory.path()).unwrap().count(),
+        1,
+        "nothing is left beside it"
+    );
+}
+
+#[test]
+fn threads_and_order_change_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = |name: &str| directory.path().join(name);
+    let summary = make(&files(), &image("1"), &options(1));
+    let mut shuffled = files();
+    shuffled.reverse();
+    for (name, workers) in [("2", 2), ("16", 16)] {
+        assert_eq!(
+            make(&shuffled, &image(name), &options(workers)).root_digest,
+            summary.root_digest
+        );
+        assert_eq!(std::fs::read(image(name)).unwrap(), std::fs::read(image("1")).unwrap());
+    }
+}
+
+#[test]
+fn a_base_gives_its_blocks() {
+    let directory = tempfile::tempdir().unwrap();
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    let mut many: Vec<(String, Vec<u8>)> =
+        (0..40).map(|n| (format!("file {n:02}"), noise(n, 300 + 200 * n as usize))).collect();
+    let borrow = |files: &[(String, Vec<u8>)]| -> Vec<(&'static str, Vec<u8>)> {
+        files.iter().map(|(name, content)| (&*name.clone().leak(), content.clone())).collect()
+    };
+    let old_summary = make(&borrow(&many), &old, &options(2));
+    many.remove(3);
+    many[20].1 = noise(99, 5000);
+    // Another level makes other stored bytes, but for those of the base.
+    let options = Options { base: Some(old.clone()), level: Some(19), ..options(2) };
+    let new_summary = make(&borrow(&many), &new, &options);
+    let tree = open(&new, &new_summary);
+    for (name, wanted) in &many {
+        assert_eq!(&content(&tree, name), wanted, "{name}");
+    }
+    assert!(
+        new_summary.base_blocks + 6 >= old_summary.data_blocks,
+        "{new_summary:?} {old_summary:?}"
+    );
+    let again = directory.path().join("again");
+    assert_eq!(make(&borrow(&many), &again, &options).root_digest, new_summary.root_digest);
+}
+
+#[test]
+fn order_puts_named_files_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let options = Options { order: vec![b"block".to_vec(), b"missing".to_vec()], ..options(2) };
+    let many = vec![("a", noise(1, 4096)), ("block", noise(2, 4096))];
+    let tree = open(&image, &make(&many, &image, &options));
+    let file = tree.file(tree.resolve(b"block").unwrap()).unwrap();
+    let place = file.extent_at(0).unwrap().place;
+    let first = ashlarfs::format::index::BlockIndex(0);
+    assert_eq!(place, ashlarfs::fs::file::Place::Blocks { first, count: 1 });
+}
+
+#[test]
+fn a_failed_build_leaves_the_old_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    make(&files(), &image, &options(1));
+    let before = std::fs::read(&image).unwrap();
+    let (tree, contents) = flat(&[("a/b", vec![])]);
+    assert!(build(tree, &contents, &image, &options(1), &Quiet).is_err());
+    assert_eq!(std::fs::read(&image).unwrap(), before);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}

@@ -1,0 +1,277 @@
+//! In which blocks does content lie? Full blocks by themselves, tails and small files together; equal ones once.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ashlarfs::format::index::{BlockIndex, NONE};
+use ashlarfs::format::run::Run;
+use ashlarfs::store::proof::BlockKind;
+
+use crate::Failure;
+use crate::base::{Base, Piece};
+use crate::build::{Options, Progress};
+use crate::pipeline::Pipeline;
+use crate::plan::{Plan, index};
+use crate::tree::{Body, Content, Contents};
+
+/// Tells equal content; never leaves the builder.
+pub(crate) type ContentHash = [u8; 32];
+
+/// Hashes content.
+pub(crate) fn hash(content: &[u8]) -> ContentHash {
+    *blake3::hash(content).as_bytes()
+}
+
+/// Where a file's content lies. Numbers are final once everything is packed.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Layout {
+    /// Runs of full blocks; adjacent ones never continue each other.
+    pub(crate) runs: Vec<Run>,
+    /// Block and offset of the tail.
+    pub(crate) tail: Option<(BlockIndex, u32)>,
+}
+
+/// Sums over all files, in bytes but for `base_blocks`.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Sums {
+    pub(crate) content_bytes: u64,
+    pub(crate) duplicate_bytes: u64,
+    pub(crate) hole_bytes: u64,
+    pub(crate) base_blocks: u64,
+}
+
+/// Where a tail went, while packing goes on.
+#[derive(Debug, Clone, Copy)]
+enum TailPlace {
+    /// Into this pack, at this offset.
+    Pack(u32, u32),
+    /// It is this piece of the base image; whether that block is used again is decided at the end.
+    Base(Piece),
+}
+
+struct Packer<'a, 'scope> {
+    pipeline: &'a mut Pipeline<'scope>,
+    base: Option<&'a Base>,
+    block_size: usize,
+    full: HashMap<ContentHash, BlockIndex>,
+    tails: HashMap<ContentHash, TailPlace>,
+    /// Content of the pack that is being filled.
+    pack: Vec<u8>,
+    /// Block of each pack that was pushed; the one being filled is the next.
+    packs: Vec<BlockIndex>,
+    sums: Sums,
+}
+
+/// Packs the content of all files; returns each file's layout, indexed like `plan.content_order`.
+pub(crate) fn pack(
+    plan: &Plan,
+    contents: &dyn Contents,
+    pipeline: &mut Pipeline<'_>,
+    base: Option<&Base>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<(Vec<Layout>, Sums), Failure> {
+    let mut packer = Packer {
+        pipeline,
+        base,
+        block_size: 1 << options.block_bits,
+        full: HashMap::new(),
+        tails: HashMap::new(),
+        pack: Vec::new(),
+        packs: Vec::new(),
+        sums: Sums::default(),
+    };
+    let mut layouts = Vec::with_capacity(plan.content_order.len());
+    let mut places = Vec::with_capacity(plan.content_order.len());
+    for inode in &plan.content_order {
+        let node = plan.nodes[index(*inode)];
+        let Body::File { size } = plan.tree.nodes[index(node)].body else { continue };
+        if size == 0 {
+            layouts.push(Layout::default());
+            places.push(None);
+            continue;
+        }
+        let mut content = contents.open(node)?;
+        let (runs, place) = packer.file(&mut *content, size, progress)?;
+        if let Err(changed) = content.finish() {
+            if !options.ignore_changed {
+                return Err(Failure::new(changed)
+                    .hint("build from a tree that nobody writes to, or give --ignore-changed"));
+            }
+            progress.warn(&changed);
+        }
+        layouts.push(Layout { runs, tail: None });
+        places.push(place);
+    }
+    packer.settle(&mut places)?;
+    packer.flush()?;
+    for (layout, place) in layouts.iter_mut().zip(places) {
+        if let Some(TailPlace::Pack(pack, at)) = place {
+            layout.tail = Some((packer.packs[index(pack)], at));
+        }
+    }
+    Ok((layouts, packer.sums))
+}
+
+impl Packer<'_, '_> {
+    /// Packs one file.
+    fn file(
+        &mut self,
+        content: &mut dyn Content,
+        size: u64,
+        progress: &dyn Progress,
+    ) -> Result<(Vec<Run>, Option<TailPlace>), Failure> {
+        let block_size = self.block_size as u64;
+        let wrap = |err: std::io::Error| Failure::new(err);
+        self.sums.content_bytes += size;
+        let mut runs: Vec<Run> = Vec::new();
+        let full = u32::try_from(size / block_size).map_err(|_| {
+            Failure::new("a file has more than 2^32 blocks").hint("give a larger --block-size")
+        })?;
+        let mut next = 0;
+        while next < full {
+            let offset = u64::from(next) * block_size;
+            let data = content.next_data(offset).map_err(wrap)?;
+            // Whole blocks before the next data need not be read.
+            let skipped =
+                u32::try_from((data.min(size) / block_size).min(u64::from(full))).unwrap_or(full);
+            if skipped > next {
+                push_run(&mut runs, next, None, skipped - next);
+                self.sums.hole_bytes += u64::from(skipped - next) * block_size;
+                progress.advance(u64::from(skipped - next) * block_size);
+                next = skipped;
+                continue;
+            }
+            let mut bytes = vec![0; self.block_size];
+            content.read_exact_at(&mut bytes, offset).map_err(wrap)?;
+            let block = self.block(bytes)?;
+            push_run(&mut runs, next, block, 1);
+            progress.advance(block_size);
+            next += 1;
+        }
+        let tail_len = size % block_size;
+        let mut place = None;
+        if tail_len > 0 {
+            let offset = u64::from(full) * block_size;
+            let mut bytes = vec![0; tail_len as usize];
+            if content.next_data(offset).map_err(wrap)? < size {
+                content.read_exact_at(&mut bytes, offset).map_err(wrap)?;
+            }
+            place = self.tail(&bytes)?;
+            progress.advance(tail_len);
+        }
+        Ok((runs, place))
+    }
+
+    /// Finds or makes the block for a full block of content; nothing for zeros.
+    fn block(&mut self, bytes: Vec<u8>) -> Result<Option<BlockIndex>, Failure> {
+        if is_zero(&bytes) {
+            self.sums.hole_bytes += bytes.len() as u64;
+            return Ok(None);
+        }
+        let hash = hash(&bytes);
+        if let Some(block) = self.full.get(&hash) {
+            self.sums.duplicate_bytes += bytes.len() as u64;
+            return Ok(Some(*block));
+        }
+        let number =
+            match self.base.and_then(|base| base.full_block(&hash).map(|block| (base, block))) {
+                Some((base, block)) => {
+                    self.sums.base_blocks += 1;
+                    self.pipeline.push_stored(base.stored(block)?)?
+                }
+                None => self.pipeline.push(bytes, BlockKind::Data)?,
+            };
+        self.full.insert(hash, BlockIndex(number));
+        Ok(Some(BlockIndex(number)))
+    }
+
+    /// Finds or makes a place for a tail; nothing for zeros.
+    fn tail(&mut self, bytes: &[u8]) -> Result<Option<TailPlace>, Failure> {
+        if is_zero(bytes) {
+            self.sums.hole_bytes += bytes.len() as u64;
+            return Ok(None);
+        }
+        let hash = hash(bytes);
+        if let Some(place) = self.tails.get(&hash) {
+            self.sums.duplicate_bytes += bytes.len() as u64;
+            return Ok(Some(*place));
+        }
+        let place = match self.base.and_then(|base| base.piece(&hash)) {
+            Some(piece) => TailPlace::Base(piece),
+            None => self.add_to_pack(bytes)?,
+        };
+        self.tails.insert(hash, place);
+        Ok(Some(place))
+    }
+
+    fn add_to_pack(&mut self, bytes: &[u8]) -> Result<TailPlace, Failure> {
+        if self.pack.len() + bytes.len() > self.block_size {
+            self.flush()?;
+        }
+        let place = TailPlace::Pack(self.packs.len() as u32, self.pack.len() as u32);
+        self.pack.extend_from_slice(bytes);
+        Ok(place)
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        if !self.pack.is_empty() {
+            let pack = std::mem::take(&mut self.pack);
+            self.packs.push(BlockIndex(self.pipeline.push(pack, BlockKind::Data)?));
+        }
+        Ok(())
+    }
+
+    /// Decides which packs of the base image are used again: those of which at least half is still wanted. Tails in the
+    /// others are packed anew.
+    fn settle(&mut self, places: &mut [Option<TailPlace>]) -> Result<(), Failure> {
+        let Some(base) = self.base else { return Ok(()) };
+        let mut wanted: BTreeMap<BlockIndex, BTreeMap<(u32, u32), Piece>> = BTreeMap::new();
+        for place in places.iter().flatten() {
+            if let TailPlace::Base(piece) = place {
+                wanted.entry(piece.block).or_default().insert((piece.at, piece.len), *piece);
+            }
+        }
+        let mut settled: HashMap<(u32, u32, u32), TailPlace> = HashMap::new();
+        for (block, pieces) in wanted {
+            let live: u64 = pieces.keys().map(|(_, len)| u64::from(*len)).sum();
+            let reused = live * 2 >= u64::from(base.content_len(block)?);
+            if reused {
+                self.flush()?;
+                self.packs.push(BlockIndex(self.pipeline.push_stored(base.stored(block)?)?));
+                self.sums.base_blocks += 1;
+            }
+            let reused_pack = self.packs.len() as u32;
+            for ((at, len), piece) in pieces {
+                let place = if reused {
+                    TailPlace::Pack(reused_pack - 1, at)
+                } else {
+                    self.add_to_pack(&base.content(&piece)?)?
+                };
+                settled.insert((block.0, at, len), place);
+            }
+        }
+        for place in places.iter_mut().flatten() {
+            if let TailPlace::Base(piece) = place
+                && let Some(found) = settled.get(&(piece.block.0, piece.at, piece.len))
+            {
+                *place = *found;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+/// Adds blocks to a file's runs, joining what can be one run (the format asks for it, S-52).
+fn push_run(runs: &mut Vec<Run>, file_block: u32, block: Option<BlockIndex>, count: u32) {
+    let next = Run { file_block, block, count };
+    match runs.last_mut() {
+        Some(last) if last.continues_into(&next) => last.count += count,
+        _ => runs.push(next),
+    }
+}
+
+const _: () = assert!(NONE == u32::MAX, "block numbers end before NONE");

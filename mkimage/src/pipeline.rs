@@ -1,0 +1,235 @@
+//! Blocks go in, compressed blocks come out in the same order: threads may race, order may not.
+//!
+//! The caller's thread reads and numbers blocks; workers compress and hash; one thread writes. A block holds a permit
+//! from the moment it goes in until it is written, so memory stays bounded however unevenly the workers run.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
+
+use ashlarfs::format::entry::{Codec, Entry};
+use ashlarfs::format::superblock;
+use ashlarfs::store::proof::{BlockKind, hash_block};
+use zstd::bulk::Compressor;
+use zstd::zstd_safe::CParameter;
+
+use crate::Failure;
+
+/// A block ready to be written.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) codec: Codec,
+    pub(crate) content_len: u32,
+    pub(crate) kind: BlockKind,
+}
+
+struct Job {
+    number: u32,
+    content: Vec<u8>,
+    kind: BlockKind,
+}
+
+type Ready = Result<(Stored, Entry), io::Error>;
+
+/// The threads between a reader of content and the image file.
+pub(crate) struct Pipeline<'scope> {
+    jobs: Sender<Job>,
+    ready: Sender<(u32, Ready)>,
+    permits: Arc<Permits>,
+    writer: ScopedJoinHandle<'scope, Result<(File, Vec<Entry>), Failure>>,
+    failed: Arc<AtomicBool>,
+    next: u32,
+}
+
+/// How many blocks may be under way.
+struct Permits {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Permits {
+    fn take(&self) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+    }
+
+    fn give(&self) {
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.freed.notify_one();
+    }
+
+    fn give_all(&self) {
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = usize::MAX / 2;
+        self.freed.notify_all();
+    }
+}
+
+/// Bytes of content that may be under way, beyond two blocks for each worker.
+const UNDER_WAY_MAX: usize = 16 << 20;
+
+impl<'scope> Pipeline<'scope> {
+    /// Starts the threads. Blocks are written to `file` from offset 4096 on.
+    pub(crate) fn start<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        file: File,
+        level: Option<i32>,
+        workers: usize,
+        block_size: usize,
+    ) -> Self {
+        let (jobs, todo) = mpsc::channel::<Job>();
+        let (ready, done) = mpsc::channel();
+        let todo = Arc::new(Mutex::new(todo));
+        for _ in 0..workers.max(1) {
+            let (todo, ready) = (Arc::clone(&todo), ready.clone());
+            scope.spawn(move || work(&todo, &ready, level));
+        }
+        let count = (UNDER_WAY_MAX / block_size).min(4 * workers + 8).max(2 * workers);
+        let permits = Arc::new(Permits { free: Mutex::new(count), freed: Condvar::new() });
+        let failed = Arc::new(AtomicBool::new(false));
+        let writer = {
+            let (permits, failed) = (Arc::clone(&permits), Arc::clone(&failed));
+            scope.spawn(move || {
+                let written = write(file, &done, &permits);
+                if written.is_err() {
+                    // Whoever waits for a permit must get one to see that it is over.
+                    failed.store(true, Ordering::Release);
+                    permits.give_all();
+                }
+                written
+            })
+        };
+        Pipeline { jobs, ready, permits, writer, failed, next: 0 }
+    }
+
+    /// How many blocks went in so far: the number that the next one gets.
+    pub(crate) fn count(&self) -> u32 {
+        self.next
+    }
+
+    /// Puts a block of content in; returns its number.
+    pub(crate) fn push(&mut self, content: Vec<u8>, kind: BlockKind) -> Result<u32, Failure> {
+        let number = self.admit()?;
+        // cannot fail while this exists: workers end only when `jobs` is dropped
+        self.jobs.send(Job { number, content, kind }).map_err(|_| stopped())?;
+        Ok(number)
+    }
+
+    /// Puts a block in that is stored already.
+    pub(crate) fn push_stored(&mut self, stored: Stored) -> Result<u32, Failure> {
+        let number = self.admit()?;
+        let entry = entry_of(&stored);
+        self.ready.send((number, Ok((stored, entry)))).map_err(|_| stopped())?;
+        Ok(number)
+    }
+
+    fn admit(&mut self) -> Result<u32, Failure> {
+        self.permits.take();
+        if self.failed.load(Ordering::Acquire) {
+            return Err(stopped());
+        }
+        let number = self.next;
+        self.next =
+            self.next.checked_add(1).ok_or_else(|| Failure::new("more blocks than 2^32 - 1"))?;
+        Ok(number)
+    }
+
+    /// Waits until everything is written.
+    pub(crate) fn finish(self) -> Result<(File, Vec<Entry>), Failure> {
+        drop(self.jobs);
+        drop(self.ready);
+        self.writer.join().map_err(|_| Failure::new("the writing thread panicked"))?
+    }
+}
+
+fn stopped() -> Failure {
+    Failure::new("writing the image has stopped")
+}
+
+fn entry_of(stored: &Stored) -> Entry {
+    Entry {
+        digest: hash_block(stored.kind, &stored.bytes),
+        offset: 0,
+        codec: stored.codec,
+        stored_len: stored.bytes.len() as u32,
+        content_len: stored.content_len,
+    }
+}
+
+fn work(todo: &Mutex<Receiver<Job>>, ready: &Sender<(u32, Ready)>, level: Option<i32>) {
+    let mut compressor = level.map(compressor);
+    loop {
+        let job = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        let number = job.number;
+        let stored = match &mut compressor {
+            None => Ok(uncompressed(job)),
+            Some(Ok(compressor)) => compress(compressor, job),
+            Some(Err(err)) => Err(io::Error::new(err.kind(), err.to_string())),
+        };
+        let stored = stored.map(|stored| {
+            let entry = entry_of(&stored);
+            (stored, entry)
+        });
+        if ready.send((number, stored)).is_err() {
+            return;
+        }
+    }
+}
+
+fn compressor(level: i32) -> io::Result<Compressor<'static>> {
+    let mut compressor = Compressor::new(level)?;
+    // The header that the format asks for (SPEC §5): content size, no checksum, no dictionary.
+    compressor.set_parameter(CParameter::ContentSizeFlag(true))?;
+    compressor.set_parameter(CParameter::ChecksumFlag(false))?;
+    compressor.set_parameter(CParameter::DictIdFlag(false))?;
+    Ok(compressor)
+}
+
+fn uncompressed(job: Job) -> Stored {
+    let content_len = job.content.len() as u32;
+    Stored { bytes: job.content, codec: Codec::None, content_len, kind: job.kind }
+}
+
+/// Compresses a block; one that does not become shorter is stored as it is.
+fn compress(compressor: &mut Compressor<'_>, job: Job) -> io::Result<Stored> {
+    let bytes = compressor.compress(&job.content)?;
+    if bytes.len() >= job.content.len() {
+        return Ok(uncompressed(job));
+    }
+    let content_len = job.content.len() as u32;
+    Ok(Stored { bytes, codec: Codec::Zstd, content_len, kind: job.kind })
+}
+
+/// Writes blocks in the order of their numbers, whatever the order in which they get ready.
+fn write(
+    file: File,
+    done: &Receiver<(u32, Ready)>,
+    permits: &Permits,
+) -> Result<(File, Vec<Entry>), Failure> {
+    let wrap = |err| Failure::io("cannot write the image", &err);
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    out.write_all(&[0; superblock::LEN]).map_err(wrap)?;
+    let mut offset = superblock::LEN_ON_DISK;
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut early = BTreeMap::new();
+    for (number, ready) in done {
+        early.insert(number, ready.map_err(|err| Failure::io("cannot compress a block", &err))?);
+        while let Some((stored, mut entry)) = early.remove(&(entries.len() as u32)) {
+            out.write_all(&stored.bytes).map_err(wrap)?;
+            entry.offset = offset;
+            offset += u64::from(entry.stored_len);
+            entries.push(entry);
+            permits.give();
+        }
+    }
+    let file = out.into_inner().map_err(|err| wrap(err.into_error()))?;
+    Ok((file, entries))
+}

@@ -1,0 +1,153 @@
+//! Do SPEC.md and the code say the same? Every table and every numbered rule is compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ashlarfs::format::defect::{Corrupt, Unsupported, Untrusted};
+use ashlarfs::format::field::Field;
+use ashlarfs::format::{self, context, dirent, entry, inode, run, superblock, trailer, xattr};
+
+const SPEC: &str = include_str!("../format-spec/SPEC.md");
+
+/// Cells of every table row, with the heading of the section it stands in; runs of rows are separate tables.
+fn tables() -> Vec<(String, Vec<Vec<String>>)> {
+    let mut tables: Vec<(String, Vec<Vec<String>>)> = Vec::new();
+    let (mut heading, mut inside) = (String::new(), false);
+    for line in SPEC.lines() {
+        if let Some(text) = line.strip_prefix("## ").or_else(|| line.strip_prefix("### ")) {
+            text.clone_into(&mut heading);
+        }
+        let is_row = line.starts_with('|');
+        if is_row && !inside {
+            tables.push((heading.clone(), Vec::new()));
+        }
+        inside = is_row;
+        if is_row {
+            let cells = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned());
+            tables.last_mut().unwrap().1.push(cells.collect());
+        }
+    }
+    tables
+}
+
+fn number(text: &str) -> Option<usize> {
+    match text.strip_prefix("0x") {
+        Some(hex) => usize::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// Layout tables (`offset | len | name | value`) in order of appearance.
+fn layouts() -> Vec<(String, Vec<Field>)> {
+    tables()
+        .into_iter()
+        .filter(|(_, rows)| rows[0].starts_with(&["offset".into(), "len".into(), "name".into()]))
+        .map(|(heading, rows)| {
+            let fields = rows[2..].iter().filter_map(|row| {
+                let name: &'static str = row[2].clone().leak();
+                Some(Field { at: number(&row[0])?, len: number(&row[1])?, name })
+            });
+            (heading, fields.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn every_layout_is_the_codes() {
+    let code: &[(&str, &[Field], usize)] = &[
+        ("3. Superblock", superblock::FIELDS, superblock::LEN),
+        ("4. Digest table", entry::FIELDS, entry::LEN),
+        ("6. Inodes", inode::FIELDS, inode::LEN),
+        ("6.1 Content of a regular file", run::FIELDS, run::LEN),
+        ("7. Directories", dirent::FIELDS, dirent::LEN),
+        ("8. Extended attributes", xattr::FIELDS, xattr::HEAD_LEN),
+        ("9. Signatures and trailer", trailer::HEAD_FIELDS, trailer::HEAD_LEN),
+        ("9. Signatures and trailer", trailer::FOOT_FIELDS, trailer::FOOT_LEN),
+    ];
+    let spec = layouts();
+    assert_eq!(spec.len(), code.len(), "a layout table without code, or code without its table");
+    for ((heading, fields), (code_heading, code_fields, len)) in spec.iter().zip(code) {
+        assert_eq!(heading, code_heading);
+        assert_eq!(fields, code_fields, "{heading}");
+        // No gap, no overlap, nothing missing at the end.
+        let end = fields.iter().fold(0, |at, field| {
+            assert_eq!(field.at, at, "{heading}: {}", field.name);
+            at + field.len
+        });
+        assert_eq!(end, *len, "{heading}");
+    }
+}
+
+#[test]
+fn every_rule_has_its_error() {
+    let mut spec = BTreeMap::new();
+    for (_, rows) in tables().into_iter().filter(|(_, rows)| rows[0][0] == "rule") {
+        for row in &rows[2..] {
+            let violation = row[2].trim_matches('`').to_owned();
+            assert!(spec.insert(row[0].clone(), violation).is_none(), "{} stands twice", row[0]);
+        }
+    }
+    let mut code = BTreeMap::new();
+    for (kind, rules) in [
+        ("Untrusted", Untrusted::RULES),
+        ("Corrupt", Corrupt::RULES),
+        ("Unsupported", Unsupported::RULES),
+    ] {
+        for (rule, name) in rules {
+            let twice = code.insert((*rule).to_owned(), format!("{kind}::{name}"));
+            assert!(twice.is_none(), "{rule} stands twice");
+        }
+    }
+    assert_eq!(spec, code);
+}
+
+#[test]
+fn contexts_and_limits_are_the_codes() {
+    let spec: BTreeSet<String> = tables()
+        .into_iter()
+        .filter(|(_, rows)| rows[0].get(1).is_some_and(|cell| cell == "context string"))
+        .flat_map(|(_, rows)| {
+            rows[2..].iter().map(|row| row[1].trim_matches('`').to_owned()).collect::<Vec<_>>()
+        })
+        .collect();
+    let code = [
+        context::SUPERBLOCK,
+        context::PAGE_LIST,
+        context::TABLE_PAGE,
+        context::METADATA_BLOCK,
+        context::DATA_BLOCK,
+        context::TRAILER,
+    ];
+    assert_eq!(spec, code.iter().map(|text| (*text).to_owned()).collect());
+    for (text, value) in [
+        ("`format_version` | 1 |", u64::from(format::FORMAT_VERSION)),
+        ("base-2 logarithm of the data block size, 12 to 20", u64::from(format::BLOCK_BITS_MAX)),
+        ("each name 1 to 255 bytes long", format::NAME_MAX as u64),
+        ("`size` between 1 and 4095", format::SYMLINK_MAX),
+        ("deeper than 2048 below the root", format::DEPTH_MAX as u64),
+        ("each `value_len` at most 65,536", u64::from(format::XATTR_VALUE_MAX)),
+        ("signatures in it, 1 to 16", u64::from(format::SIGNATURES_MAX)),
+        ("its length (4 bytes, 1 to 4096)", u64::from(format::SIGNATURE_LEN_MAX)),
+        (
+            "The table has one entry for each block, in the order in which the blocks lie. Its first 1024",
+            u64::from(entry::ENTRIES_PER_PAGE),
+        ),
+    ] {
+        let text = text.replace("`format_version` | 1 |", "format_version | 1 |");
+        assert!(SPEC.contains(&text), "SPEC no longer says: {text}");
+        assert!(text.replace(',', "").contains(&value.to_string()), "{text}: the code has {value}");
+    }
+    assert!(SPEC.contains("format, version 1\n"));
+    let text = trailer::signed_text(&ashlarfs::Digest([0xab; 32]), 12);
+    assert_eq!(text, format!("ashlar image\nroot-digest {}\nimage-version 12\n", "ab".repeat(32)));
+}
+
+#[test]
+fn every_type_has_its_bits() {
+    let (_, rows) = tables().into_iter().find(|(_, rows)| rows[0][0] == "type").unwrap();
+    for row in &rows[2..] {
+        let bits = u16::try_from(number(&row[1]).unwrap()).unwrap();
+        let kind = inode::Kind::from_mode(bits).unwrap_or_else(|| panic!("{} is unknown", row[0]));
+        assert_eq!(kind.mode_bits(), bits);
+    }
+    assert_eq!(rows.len() - 2, 7);
+}
