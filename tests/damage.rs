@@ -139,7 +139,9 @@ fn data_ranges(tree: &Tree) -> BTreeMap<Vec<u8>, Vec<Range<usize>>> {
             for extent in tree.file(visit.index).unwrap().extents() {
                 match extent.unwrap().place {
                     Place::Hole => {}
-                    Place::Blocks { first, count } => of_file.extend((first.0..first.0 + count).map(range)),
+                    Place::Blocks { first, count } => {
+                        of_file.extend((first.0..first.0 + count).map(range))
+                    }
                     Place::Tail { block, .. } => of_file.push(range(block.0)),
                 }
             }
@@ -185,7 +187,10 @@ fn no_damage_shows_as_anything_but_an_error() {
                     let context = format!("ASHLAR_SEED={seed}: {what} at {range:?}");
                     let started = Instant::now();
                     one(&bytes, digest, &truth, &data, &range, metadata_start, &context);
-                    slowest.fetch_max(u64::try_from(started.elapsed().as_millis()).unwrap(), Ordering::Relaxed);
+                    slowest.fetch_max(
+                        u64::try_from(started.elapsed().as_millis()).unwrap(),
+                        Ordering::Relaxed,
+                    );
                 }
             });
         }
@@ -220,9 +225,13 @@ fn one(
                 }
                 Err(err) => {
                     assert!(err.is_damage() || matches!(err, Error::Io { .. }), "{context}: {err}");
-                    let hit = |lost: &Range<usize>| lost.start < range.end && range.start < lost.end;
+                    let hit =
+                        |lost: &Range<usize>| lost.start < range.end && range.start < lost.end;
                     if only_data {
-                        assert!(data[path].iter().any(hit), "{context}: {path:?} is not damaged, yet: {err}");
+                        assert!(
+                            data[path].iter().any(hit),
+                            "{context}: {path:?} is not damaged, yet: {err}"
+                        );
                     }
                 }
             });
@@ -234,7 +243,8 @@ fn one(
             }
         }
     }
-    let report = ashlarfs::verify::verify_source(source, &options, &ashlarfs::verify::Options::default());
+    let report =
+        ashlarfs::verify::verify_source(source, &options, &ashlarfs::verify::Options::default());
     assert!(!report.is_clean(), "{context}: verify found nothing");
     assert!(started.elapsed() < Duration::from_secs(20), "{context}: too slow");
 }
