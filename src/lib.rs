@@ -7,8 +7,10 @@
 //! * [`store`]: is it true?
 //! * [`trust`]: who vouches for it?
 //! * [`fs`]: what does the tree say?
+//! * [`mod@verify`]: is all of it true?
 //! * [`extract`](mod@extract): how does a tree come out of an image?
 //! * [`diff`](mod@diff): what is different between two images?
+//! * `fuse`: how does the kernel ask? (with the feature of that name)
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -29,9 +31,12 @@ pub mod error;
 pub mod extract;
 pub mod format;
 pub mod fs;
+#[cfg(feature = "fuse")]
+pub mod fuse;
 pub mod image;
 pub mod store;
 pub mod trust;
+pub mod verify;
 
 use std::path::Path;
 use std::sync::Arc;
