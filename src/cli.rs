@@ -195,7 +195,11 @@ pub type Outcome = Result<ExitCode, Failure>;
 
 /// Runs the command that `args` asks for. `mount.ashlar` and `fsck.ashlar` are answered by their names.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = Cli::parse_from(called_as(args.collect()));
+    let args = called_as(args.collect());
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(err) => return usage(&err, args.get(1).is_some_and(|command| command == "verify")),
+    };
     let outcome = match cli.command {
         #[cfg(feature = "fuse")]
         Command::Mount(args) => mount::run(args),
@@ -218,6 +222,17 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
         ExitCode::from(failure.status)
     })
+}
+
+/// Tells how a command is used. `verify` promises the exit status of fsck(8) for that, too.
+fn usage(err: &clap::Error, is_verify: bool) -> ExitCode {
+    // Where standard error is closed, the status still tells.
+    err.print().unwrap_or_default();
+    match err.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ if is_verify => ExitCode::from(verify::USAGE),
+        status => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+    }
 }
 
 /// `mount.ashlar …` is what mount(8) calls for `mount -t ashlar …`, `fsck.ashlar …` is `ashlar verify …`.

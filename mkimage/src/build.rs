@@ -12,7 +12,8 @@ use ashlarfs::format::digest::Digest;
 use ashlarfs::format::index::{BlockIndex, InodeIndex};
 use ashlarfs::format::inode::Kind;
 use ashlarfs::format::superblock::Section;
-use ashlarfs::store::proof::BlockKind;
+use ashlarfs::format::trailer;
+use ashlarfs::store::proof::{self, BlockKind};
 use ashlarfs::{Anchor, Method};
 
 use crate::Failure;
@@ -43,7 +44,7 @@ pub(crate) struct Options {
     /// A file that changed while it was read is a warning (its old size is kept), not an error.
     pub(crate) ignore_changed: bool,
     /// Finished minisign-format signatures are asked for here, given the text to sign.
-    pub(crate) sign_keys: Vec<PathBuf>,
+    pub(crate) sign_keys: Vec<crate::sign::Key>,
 }
 
 /// Told as the build goes on; all calls come from one thread.
@@ -60,21 +61,35 @@ pub(crate) trait Progress {
 
 /// What was built. Bytes are bytes, the rest are counts.
 #[derive(Debug, Clone, serde::Serialize)]
-pub(crate) struct Summary {
-    pub(crate) root_digest: String,
-    pub(crate) files: u64,
-    pub(crate) directories: u64,
-    pub(crate) symlinks: u64,
-    pub(crate) others: u64,
-    pub(crate) hard_links: u64,
-    pub(crate) content_bytes: u64,
-    pub(crate) image_bytes: u64,
-    pub(crate) duplicate_bytes: u64,
-    pub(crate) hole_bytes: u64,
-    pub(crate) base_blocks: u64,
-    pub(crate) data_blocks: u64,
-    pub(crate) metadata_blocks: u64,
-    pub(crate) seconds: f64,
+pub struct Summary {
+    /// The root digest in hexadecimal.
+    pub root_digest: String,
+    /// Regular files; hard links count once.
+    pub files: u64,
+    /// Directories, the root included.
+    pub directories: u64,
+    /// Symlinks.
+    pub symlinks: u64,
+    /// Devices, pipes and sockets.
+    pub others: u64,
+    /// Names beyond the first of files that have several.
+    pub hard_links: u64,
+    /// Sizes of all regular files together.
+    pub content_bytes: u64,
+    /// Length of the image file.
+    pub image_bytes: u64,
+    /// Content that was there already and is not stored again.
+    pub duplicate_bytes: u64,
+    /// Content that is zeros and is not stored.
+    pub hole_bytes: u64,
+    /// Blocks taken over from the base image.
+    pub base_blocks: u64,
+    /// Blocks of content.
+    pub data_blocks: u64,
+    /// Blocks of metadata.
+    pub metadata_blocks: u64,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 /// Metadata blocks are smaller than data blocks may be: a cold lookup expands two or three of them.
@@ -116,9 +131,13 @@ pub(crate) fn build(
         Ok::<_, Failure>((file, entries, data_block_count, sections, sums))
     })?;
     let seal = seal(&entries, data_block_count, &sections, &plan, METADATA_BLOCK_BITS, options)?;
+    let text = trailer::signed_text(&seal.root_digest, options.image_version);
+    let signatures = crate::sign::sign(&text, &options.sign_keys)?;
+    let trailer = trailer::encode(&signatures, proof::hash_trailer)
+        .ok_or_else(|| Failure::new("more or longer signatures than an image can hold"))?;
     progress.phase("verifying");
     let image_bytes =
-        draft.finish(file, &seal, &[], |file, digest| prove(file, digest, options.workers))?;
+        draft.finish(file, &seal, &trailer, |file, digest| prove(file, digest, options.workers))?;
     let count = |kind| {
         plan.nodes.iter().filter(|node| plan.tree.nodes[index(**node)].kind == kind).count() as u64
     };

@@ -22,6 +22,13 @@ pub(crate) struct Found {
     value_len: u32,
 }
 
+impl Found {
+    /// Where the attribute ends in the xattr section.
+    pub(crate) fn end(&self) -> u64 {
+        self.value_at.saturating_add(self.value_len.into())
+    }
+}
+
 impl Tree {
     /// Names of an inode's extended attributes in ascending order.
     pub fn xattr_names(&self, index: InodeIndex) -> Result<Vec<Vec<u8>>> {

@@ -1,0 +1,322 @@
+//! What is in a directory of this machine? Names and attributes are read here; content, later, by [`HostContents`].
+//!
+//! No path is ever built to reach a file: every step is one name below an open directory, so trees may be deeper than
+//! paths can be long, and nothing outside the tree is reached through a symlink that appears meanwhile.
+
+mod content;
+mod places;
+mod xattr;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use ashlarfs::format::DEPTH_MAX;
+use ashlarfs::format::inode::Kind;
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, RawDir, Stat, fstat, major, minor, readlinkat, statat};
+use rustix::io::Errno;
+
+use crate::Failure;
+use crate::build::Progress;
+use crate::filter::Filter;
+use crate::text::shown;
+use crate::tree::{Body, Node, NodeId, SourceTree};
+use crate::xattrs::XattrSets;
+pub(crate) use content::HostContents;
+pub(crate) use places::Stamp;
+use places::{OpenDirectories, Places};
+
+/// How a directory is scanned.
+#[derive(Debug)]
+pub(crate) struct ScanOptions<'a> {
+    pub(crate) filter: &'a Filter,
+    /// Directories on other file systems stay empty.
+    pub(crate) one_file_system: bool,
+    pub(crate) xattrs: bool,
+    /// Where the image will stand: it is not part of itself.
+    pub(crate) image: &'a Path,
+    /// What changes or vanishes meanwhile is told, and taken as it is.
+    pub(crate) ignore_changed: bool,
+}
+
+/// Bytes of directory entries that are asked for at once.
+const ENTRIES_LEN: usize = 64 * 1024;
+
+const HINT_CHANGED: &str = "build from a tree that nobody writes to, or give --ignore-changed";
+const HINT_ACCESS: &str = "run as root, or leave it out with --exclude-path";
+
+/// Reads the whole tree below `source`, but no content.
+pub(crate) fn scan(
+    source: &Path,
+    options: &ScanOptions<'_>,
+    progress: &dyn Progress,
+) -> Result<(SourceTree, HostContents), Failure> {
+    let directories = OpenDirectories::new(source).map_err(|err| {
+        let failure =
+            Failure::new(format!("cannot open the directory {}: {err}", source.display()));
+        match err {
+            Errno::NOTDIR => failure.hint("an archive is read with --tar"),
+            _ => failure,
+        }
+    })?;
+    let mut scan = Scan {
+        options,
+        progress,
+        places: Places::new(source),
+        directories,
+        nodes: Vec::new(),
+        sets: XattrSets::default(),
+        xattrs: xattr::Reader::default(),
+        links: HashMap::new(),
+        image: Image::of(options.image),
+        root_device: 0,
+    };
+    scan.run()?;
+    let tree = SourceTree { nodes: scan.nodes, xattr_sets: scan.sets.into_list() };
+    Ok((tree, HostContents::new(scan.places, scan.directories)))
+}
+
+/// Where the image will stand: a directory's device and inode, and the name in it.
+#[derive(Debug)]
+struct Image {
+    directory: Option<(u64, u64)>,
+    name: Vec<u8>,
+}
+
+impl Image {
+    fn of(path: &Path) -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = rustix::fs::stat(parent.unwrap_or(Path::new("."))).ok();
+        Image {
+            directory: directory.map(|stat| identity(&stat)),
+            name: path.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default(),
+        }
+    }
+}
+
+struct Scan<'a> {
+    options: &'a ScanOptions<'a>,
+    progress: &'a dyn Progress,
+    places: Places,
+    directories: OpenDirectories,
+    nodes: Vec<Node>,
+    sets: XattrSets,
+    xattrs: xattr::Reader,
+    /// Files with several links, by device and inode.
+    links: HashMap<(u64, u64), NodeId>,
+    image: Image,
+    root_device: u64,
+}
+
+impl Scan<'_> {
+    fn run(&mut self) -> Result<(), Failure> {
+        let root = self.directories.root();
+        let stat = fstat(&root).map_err(|err| self.failure(0, b"", "cannot read", err))?;
+        self.root_device = identity(&stat).0;
+        if self.options.xattrs {
+            xattr::check_reachable(&root)?;
+        }
+        self.add(&root, &stat, 0, b".")?;
+        // Depth first: the directory that a directory is opened from is mostly the one that was read last.
+        let mut stack = vec![(0, 0)];
+        while let Some((directory, depth)) = stack.pop() {
+            let first = stack.len();
+            self.read_directory(directory, depth, &mut stack)?;
+            // Their order has no meaning for the image; this one reads the disk in the order of its entries.
+            stack[first..].reverse();
+        }
+        Ok(())
+    }
+
+    fn read_directory(
+        &mut self,
+        directory: NodeId,
+        depth: usize,
+        stack: &mut Vec<(NodeId, usize)>,
+    ) -> Result<(), Failure> {
+        let fd = match self.directories.open(&self.places, directory) {
+            Ok(fd) => fd,
+            Err(err @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
+                return self.changed(
+                    directory,
+                    b"",
+                    &format!("vanished while the tree was read ({err})"),
+                );
+            }
+            Err(err) => return Err(self.failure(directory, b"", "cannot open", err)),
+        };
+        let prefix = self.prefix(directory);
+        let here = fstat(&fd).map_err(|err| self.failure(directory, b"", "cannot read", err))?;
+        let is_image_directory = self.image.directory == Some(identity(&here));
+        let mut children = Vec::new();
+        let mut buf = Vec::with_capacity(ENTRIES_LEN);
+        let mut entries = RawDir::new(&fd, buf.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|err| self.failure(directory, b"", "cannot list", err))?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." || self.is_excluded(prefix.as_deref(), name) {
+                continue;
+            }
+            if is_image_directory && name == self.image.name {
+                let path = self.places.path(directory, name);
+                self.progress.warn(&format!("{}: the image itself is left out", shown(&path)));
+                continue;
+            }
+            let stat = match statat(
+                &fd,
+                entry.file_name(),
+                AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
+            ) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => {
+                    self.changed(directory, name, "vanished while the tree was read")?;
+                    continue;
+                }
+                Err(err) => return Err(self.failure(directory, name, "cannot read", err)),
+            };
+            let is_directory = kind(&stat) == Some(Kind::Dir);
+            let several = !is_directory && stat.st_nlink > 1;
+            if several && let Some(node) = self.links.get(&identity(&stat)) {
+                children.push((name.into(), *node));
+                continue;
+            }
+            let Some(node) = self.add(&fd, &stat, directory, name)? else { continue };
+            if several {
+                self.links.insert(identity(&stat), node);
+            }
+            children.push((name.into(), node));
+            let elsewhere = identity(&stat).0 != self.root_device;
+            if is_directory && !(elsewhere && self.options.one_file_system) {
+                if depth >= DEPTH_MAX {
+                    return Err(self.problem(
+                        directory,
+                        name,
+                        &format!("lies deeper than {DEPTH_MAX} directories"),
+                    ));
+                }
+                stack.push((node, depth + 1));
+            }
+        }
+        children.shrink_to_fit();
+        if let Some(Node { body: Body::Dir(place), .. }) = self.nodes.get_mut(directory as usize) {
+            *place = children;
+        }
+        let after = fstat(&fd).map_err(|err| self.failure(directory, b"", "cannot read", err))?;
+        match self.places.stamp(directory).difference(&Stamp::of(&after)) {
+            Some(difference) => self.changed(
+                directory,
+                b"",
+                &format!("changed while the tree was read: {difference}"),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds one node; `None` when it vanished and that is ignored.
+    fn add(
+        &mut self,
+        directory_fd: &OwnedFd,
+        stat: &Stat,
+        directory: NodeId,
+        name: &[u8],
+    ) -> Result<Option<NodeId>, Failure> {
+        let Some(kind) = kind(stat) else {
+            return Err(self.problem(directory, name, "is of no type that an image can hold"));
+        };
+        let body = match kind {
+            Kind::File => Body::File { size: u64::try_from(stat.st_size).unwrap_or(0) },
+            Kind::Dir => Body::Dir(Vec::new()),
+            Kind::Char | Kind::Block => Body::Device(major(stat.st_rdev), minor(stat.st_rdev)),
+            Kind::Fifo | Kind::Sock => Body::Plain,
+            Kind::Link => match readlinkat(directory_fd, name, Vec::new()) {
+                Ok(target) => Body::Link(target.into_bytes().into()),
+                Err(Errno::NOENT | Errno::INVAL) => {
+                    self.changed(directory, name, "vanished while the tree was read")?;
+                    return Ok(None);
+                }
+                Err(err) => {
+                    return Err(self.failure(directory, name, "cannot read the symlink", err));
+                }
+            },
+        };
+        let mut xattrs = None;
+        if self.options.xattrs {
+            let set = match self.xattrs.read(directory_fd, name, &self.sets, self.progress) {
+                Ok(set) => set,
+                Err(Errno::NOENT) => {
+                    self.changed(directory, name, "vanished while the tree was read")?;
+                    return Ok(None);
+                }
+                Err(err) => {
+                    return Err(self.failure(
+                        directory,
+                        name,
+                        "cannot read extended attributes of",
+                        err,
+                    ));
+                }
+            };
+            xattrs = self.sets.add(set);
+        }
+        let node = NodeId::try_from(self.nodes.len())
+            .map_err(|_| Failure::new("there are more than 2^32 files"))?;
+        self.places.add(directory, name, kind, Stamp::of(stat));
+        self.nodes.push(Node {
+            kind,
+            permissions: (stat.st_mode & 0o7777) as u16,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime_sec: stat.st_mtime,
+            mtime_nsec: stat.st_mtime_nsec as u32,
+            xattrs,
+            body,
+        });
+        Ok(Some(node))
+    }
+
+    /// A directory's path from the root with a slash behind it, when excludes need paths.
+    fn prefix(&self, directory: NodeId) -> Option<Vec<u8>> {
+        (!self.options.filter.is_empty()).then(|| self.places.inner_path(directory, b""))
+    }
+
+    fn is_excluded(&self, prefix: Option<&[u8]>, name: &[u8]) -> bool {
+        prefix.is_some_and(|prefix| self.options.filter.excludes(&[prefix, name].concat()))
+    }
+
+    /// Something is no longer as it was: an error, or a warning for those who asked for that.
+    fn changed(&self, directory: NodeId, name: &[u8], what: &str) -> Result<(), Failure> {
+        let failure = self.problem(directory, name, what);
+        if self.options.ignore_changed {
+            self.progress.warn(&failure.message);
+            return Ok(());
+        }
+        Err(failure.hint(HINT_CHANGED))
+    }
+
+    fn problem(&self, directory: NodeId, name: &[u8], what: &str) -> Failure {
+        Failure::new(format!("{} {what}", shown(&self.places.path(directory, name))))
+    }
+
+    fn failure(&self, directory: NodeId, name: &[u8], doing: &str, err: Errno) -> Failure {
+        let path = shown(&self.places.path(directory, name));
+        let failure = Failure::new(format!("{doing} {path}: {err}"));
+        if matches!(err, Errno::ACCESS | Errno::PERM) { failure.hint(HINT_ACCESS) } else { failure }
+    }
+}
+
+fn kind(stat: &Stat) -> Option<Kind> {
+    Kind::from_mode((stat.st_mode & 0xffff) as u16)
+}
+
+/// What makes two names the same file.
+fn identity(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// An open directory that several may hold.
+type SharedFd = Arc<OwnedFd>;
+
+#[cfg(test)]
+mod tests;
