@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ashlarfs::format::index::InodeIndex;
-use ashlarfs::{Anchor, CacheLimits, Digest, Method, Options, Tree};
+use ashlarfs::{Anchor, CacheLimits, Digest, Method, Options, Tree, verify};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const FILES: u32 = 2000;
@@ -133,8 +133,8 @@ fn library(criterion: &mut Criterion) {
         group.bench_function(format!("{workers} workers"), |bencher| {
             bencher.iter(|| {
                 let source = ashlarfs::image::open(&bed.image, Method::Auto).unwrap();
-                let report =
-                    ashlarfs::verify::verify_source(source, &options, &verify_options(workers));
+                let options = verify::Options { workers, ..Default::default() };
+                let report = verify::verify(&source, bed.digest, &options);
                 assert!(report.is_clean());
                 assert_eq!(report.bytes_checked, image_len);
             });

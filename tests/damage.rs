@@ -17,7 +17,7 @@ use ashlarfs::format::index::{BlockIndex, InodeIndex};
 use ashlarfs::format::inode::Kind;
 use ashlarfs::fs::file::Place;
 use ashlarfs::fs::walk::Visit;
-use ashlarfs::{Anchor, Digest, Error, Options, Source, Tree};
+use ashlarfs::{Anchor, Digest, Error, Options, Source, Tree, verify};
 
 /// Everything that can be read of one path, hashed.
 type Truth = BTreeMap<Vec<u8>, Digest>;
@@ -239,7 +239,11 @@ fn one(
         }
     }
     let source: Arc<dyn Source> = source;
-    let report = ashlarfs::verify::verify(&source, digest, NonZeroUsize::MIN, &|_, _| {});
+    let report = verify::verify(
+        &source,
+        digest,
+        &verify::Options { workers: NonZeroUsize::MIN, ..Default::default() },
+    );
     assert!(!report.is_clean(), "{context}: verify found nothing");
     assert!(started.elapsed() < Duration::from_secs(20), "{context}: too slow");
 }

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
-use ashlarfs::Method;
 use ashlarfs::format::digest::Digest;
 use ashlarfs::format::inode::Kind;
 use ashlarfs::format::superblock::Section;
 use ashlarfs::format::trailer::{self, signed_text};
 use ashlarfs::store::proof::{BlockKind, hash_trailer};
+use ashlarfs::{Method, verify};
 
 use crate::Failure;
 use crate::base::Base;
@@ -23,7 +23,6 @@ use crate::pack::pack;
 use crate::pipeline::Pipeline;
 use crate::plan::{Plan, index, plan};
 use crate::seal::{encode_sections, seal};
-use crate::sign::sign;
 use crate::sign::{Key, sign};
 use crate::tree::{Body, Contents, SourceTree};
 
@@ -186,7 +185,8 @@ fn prove(file: File, digest: Digest, workers: usize) -> Result<(), Failure> {
     let source = ashlarfs::image::from_file(file, Method::Pread)
         .map_err(|err| Failure::io("cannot read the image back", &err))?;
     let workers = NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN);
-    let report = ashlarfs::verify::verify(&source, digest, workers, &|_, _| {});
+    let report =
+        verify::verify(&source, digest, &verify::Options { workers, ..Default::default() });
     match report.findings.first() {
         Some(finding) => Err(Failure::reading("the image that was just written", &finding.error)),
         None if report.is_clean() => Ok(()),
