@@ -44,12 +44,18 @@ const FOREVER: Duration = Duration::from_secs(u64::MAX);
 /// Background requests (read-ahead) that may be on their way. Above three quarters of it the kernel stops reading ahead.
 const BACKGROUND_MAX: u16 = 128;
 
+/// What the kernel puts in place of a user whom it does not tell (`FUSE_INVALID_UIDGID`).
+const UID_WITHHELD: u32 = u32::MAX;
+
 /// Largest request. It also bounds READ, which follows `read_ahead_kb`.
 const REQUEST_LEN_MAX: u32 = 1 << 20;
 
 /// The extended attribute on the root directory that holds the root digest in hex. It is not listed, so that a copy of
 /// the tree equals the tree.
 pub const ROOT_DIGEST_XATTR: &str = "user.ashlar.root_digest";
+
+/// Where SELinux keeps a file's label.
+const SELINUX_XATTR: &str = "security.selinux";
 
 /// What the kernel is promised and asked for at the start; what an older kernel does not have is left out.
 const CAPABILITIES: [InitFlags; 9] = [
@@ -68,6 +74,10 @@ const CAPABILITIES: [InitFlags; 9] = [
     InitFlags::FUSE_ALLOW_IDMAP,
 ];
 
+/// `whence` of lseek(2), as the kernel numbers it on every architecture.
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+
 thread_local! {
     /// Content on its way to the kernel: one buffer for each worker, as long as the longest READ it has seen.
     static CONTENT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -83,6 +93,8 @@ pub struct Server {
     image: Option<OwnedFd>,
     /// Whether xattrs are answered at all. If not, the first question for one is the last.
     xattrs: bool,
+    /// Whether any inode may have an SELinux label.
+    labels: bool,
 }
 
 impl Server {
@@ -95,7 +107,8 @@ impl Server {
         digest_xattr: bool,
     ) -> Self {
         let xattrs = digest_xattr || tree.has_xattrs();
-        Server { tree, counters, failures: Failures::default(), image, xattrs }
+        let labels = tree.may_have_xattr(SELINUX_XATTR.as_bytes());
+        Server { tree, counters, failures: Failures::default(), image, xattrs, labels }
     }
 
     /// Counts a question and answers it. A panic costs EIO, which the unanswered reply says as it is dropped.
@@ -161,9 +174,8 @@ impl Server {
             };
             match full {
                 Ok(false) => {}
-                Ok(true) => break,
                 Err(err) if nth == offset => return Err(err),
-                Err(_) => break,
+                Ok(true) | Err(_) => break,
             }
         }
         Ok(())
@@ -176,11 +188,23 @@ impl Server {
         self.tree.xattr(inode_index(ino)?, name.as_bytes())
     }
 
+    /// The word for an xattr that an inode does not have. The kernel remembers neither, and `ls -l` asks for a label and an
+    /// ACL of each file; but where it is told that the file system has no such thing, it asks no more.
+    fn no_xattr(&self, name: &OsStr) -> Errno {
+        let supported = match name.as_bytes() {
+            b"system.posix_acl_access" | b"system.posix_acl_default" => self.tree.has_posix_acls(),
+            name if name == SELINUX_XATTR.as_bytes() => self.labels,
+            _ => true,
+        };
+        if supported { Errno::ENODATA } else { Errno::EOPNOTSUPP }
+    }
+
     /// Names, each with a zero byte. `trusted.*` is for the superuser's eyes; the kernel hides its values but not its names.
+    /// Since ID-mapped mounts (Linux 6.12) it may not say who asks; then names are told, for a copy must be whole.
     fn xattr_list(&self, ino: INodeNo, uid: u32) -> Result<Vec<u8>> {
         let mut list = Vec::new();
         for name in self.tree.xattr_names(inode_index(ino)?)? {
-            if uid == 0 || !name.starts_with(b"trusted.") {
+            if matches!(uid, 0 | UID_WITHHELD) || !name.starts_with(b"trusted.") {
                 list.extend_from_slice(&name);
                 list.push(0);
             }
@@ -193,8 +217,8 @@ impl Server {
         let Ok(offset) = u64::try_from(offset) else { return Ok(Err(Errno::ENXIO)) };
         let file = self.tree.file(inode_index(ino)?)?;
         let found = match whence {
-            libc::SEEK_DATA => file.seek_data(offset)?,
-            libc::SEEK_HOLE => file.seek_hole(offset)?,
+            SEEK_DATA => file.seek_data(offset)?,
+            SEEK_HOLE => file.seek_hole(offset)?,
             _ => return Ok(Err(Errno::EINVAL)),
         };
         Ok(found.and_then(|at| i64::try_from(at).ok()).ok_or(Errno::ENXIO))
@@ -335,7 +359,7 @@ impl Filesystem for Server {
             }
             match self.xattr(ino, name) {
                 Ok(Some(value)) => reply_sized(reply, &value, size),
-                Ok(None) => reply.error(Errno::ENODATA),
+                Ok(None) => reply.error(self.no_xattr(name)),
                 Err(err) => reply.error(self.fail(Upcall::Getxattr, ino, &err)),
             }
         });

@@ -32,6 +32,7 @@ const READY: &[u8] = b"ready\n";
 
 /// Arguments of `ashlar mount`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(after_help = AFTER_HELP)]
 pub struct MountArgs {
     #[command(flatten)]

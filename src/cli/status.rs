@@ -25,7 +25,7 @@ pub struct StatusArgs {
 pub fn run(args: &StatusArgs) -> Outcome {
     let path = args.mountpoint.display();
     let status = status::ask(&args.mountpoint).map_err(|err| match err {
-        StatusError::Path(err) if err.raw_os_error() == Some(libc::ENOTCONN) => {
+        StatusError::Path(err) if err.kind() == io::ErrorKind::NotConnected => {
             Failure::new(format!("{path}: the server of this mount is gone"))
                 .hint(format!("`umount {path}`, then mount the image again"))
         }

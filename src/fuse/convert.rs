@@ -115,17 +115,18 @@ pub struct Space {
 /// By the letter a read-only file system is always full. Told so about `/`, desktops warn of a full disk and installers
 /// refuse to run, although what they would write lies elsewhere, mostly beside the image.
 pub fn space(superblock: &Superblock, image: Option<&OwnedFd>) -> Space {
-    let unit = u64::from(SPACE_UNIT);
-    let used = superblock.image_len.div_ceil(unit);
+    let used = superblock.image_len.div_ceil(SPACE_UNIT.into());
     let inodes_used = u64::from(superblock.inode_count());
-    let (blocks_free, blocks_available, inodes_free) =
-        match image.and_then(|image| rustix::fs::fstatvfs(image).ok()) {
-            Some(beside) => {
-                let units = |blocks: u64| blocks.saturating_mul(beside.f_frsize) / unit.max(1);
-                (units(beside.f_bfree), units(beside.f_bavail), beside.f_ffree)
-            }
-            None => (0, 0, 0),
-        };
+    let (blocks_free, blocks_available, inodes_free) = match image
+        .and_then(|image| rustix::fs::fstatvfs(image).ok())
+    {
+        Some(beside) => {
+            let units =
+                |blocks: u64| blocks.saturating_mul(beside.f_frsize).div_euclid(SPACE_UNIT.into());
+            (units(beside.f_bfree), units(beside.f_bavail), beside.f_ffree)
+        }
+        None => (0, 0, 0),
+    };
     Space {
         blocks: used.saturating_add(blocks_free),
         blocks_free,

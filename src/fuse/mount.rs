@@ -19,6 +19,8 @@ use super::mountinfo::{self, FILE_SYSTEM_TYPE};
 
 /// The device through which the kernel asks.
 const DEVICE: &str = "/dev/fuse";
+/// The file type "directory" in a mode.
+const DIRECTORY_MODE: u32 = 0o040_000;
 /// The helper that may mount for everyone.
 const HELPER: &str = "fusermount3";
 
@@ -66,7 +68,7 @@ impl MountError {
             MountError::Mountpoint(_, err) if err.kind() == io::ErrorKind::NotFound => {
                 "make the directory first"
             }
-            MountError::Mountpoint(_, err) if err.raw_os_error() == Some(libc::ENOTCONN) => {
+            MountError::Mountpoint(_, err) if err.kind() == io::ErrorKind::NotConnected => {
                 "an image is mounted there whose server is gone; `umount` it first"
             }
             MountError::NotADirectory(_) => "an image is mounted on a directory",
@@ -81,6 +83,9 @@ impl MountError {
             MountError::Helper(_) => "install the package `fuse3`, or mount as root",
             MountError::Refused(text) if text.contains("user_allow_other") => {
                 "leave out -o allow_other, or set user_allow_other in /etc/fuse.conf"
+            }
+            MountError::Refused(text) if text.contains("Permission denied") => {
+                "/dev/fuse is open to everyone on most systems: `chmod 666 /dev/fuse` as root"
             }
             MountError::Refused(text) if text.contains("device not found") => {
                 "load the kernel's module (`modprobe fuse`)"
@@ -141,7 +146,7 @@ fn mount_directly(settings: &Settings) -> Result<OwnedFd, MountError> {
     let data = format!(
         "fd={},rootmode={:o},user_id={},group_id={},allow_other,default_permissions",
         device.as_raw_fd(),
-        libc::S_IFDIR | u32::from(settings.root_permissions),
+        DIRECTORY_MODE | u32::from(settings.root_permissions),
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );

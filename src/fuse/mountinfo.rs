@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags};
 
 /// The file system type of our mounts.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.ashlar";
@@ -51,7 +51,7 @@ pub fn place(path: &Path) -> io::Result<Place> {
     let stat = rustix::fs::statx(CWD, path, AtFlags::NO_AUTOMOUNT, StatxFlags::TYPE)?;
     Ok(Place {
         device: Device(stat.stx_dev_major, stat.stx_dev_minor),
-        is_dir: u32::from(stat.stx_mode) & libc::S_IFMT == libc::S_IFDIR,
+        is_dir: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory,
         is_mount_root: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
     })
 }
@@ -84,18 +84,11 @@ fn unescape(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {
-        let code = (*first == b'\\').then(|| after.get(..3)).flatten();
-        let code = code.and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                out.push(*first);
-                rest = after;
-            }
-        }
+        let digits = after.split_at_checked(3).filter(|_| *first == b'\\');
+        let byte = digits
+            .and_then(|(digits, _)| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        out.push(byte.unwrap_or(*first));
+        rest = digits.filter(|_| byte.is_some()).map_or(after, |(_, behind)| behind);
     }
     OsString::from_vec(out)
 }

@@ -1,1 +1,1 @@
-
+//! Directories of this machine go in.
