@@ -1,9 +1,5 @@
 //! How does a person ask, and what do we say back? Types and help texts here, one file for each command below.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the command line speaks to a person"
-)]
+#![expect(clippy::print_stderr, reason = "the command line speaks to a person")]
 
 pub mod cat;
 pub mod diff;
@@ -11,6 +7,8 @@ pub mod dump;
 pub mod extract;
 pub mod inspect;
 pub mod key;
+#[cfg(feature = "fuse")]
+mod log;
 pub mod ls;
 #[cfg(feature = "fuse")]
 pub mod mount;
@@ -21,6 +19,7 @@ pub mod verify;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -193,7 +192,11 @@ pub type Outcome = Result<ExitCode, Failure>;
 
 /// Runs the command that `args` asks for. `mount.ashlar` and `fsck.ashlar` are answered by their names.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = Cli::parse_from(called_as(args.collect()));
+    let args = called_as(args.collect());
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(err) => return usage(&err, args.get(1).is_some_and(|command| command == "verify")),
+    };
     let outcome = match cli.command {
         #[cfg(feature = "fuse")]
         Command::Mount(args) => mount::run(args),
@@ -218,16 +221,38 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     })
 }
 
-/// `mount.ashlar …` is `ashlar mount …`, `fsck.ashlar …` is `ashlar verify …`.
+/// Tells how a command is used. `verify` promises the exit status of fsck(8) for that, too.
+fn usage(err: &clap::Error, is_verify: bool) -> ExitCode {
+    // Where standard error is closed, the status still tells.
+    err.print().unwrap_or_default();
+    match err.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ if is_verify => ExitCode::from(verify::USAGE),
+        status => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+    }
+}
+
+/// `mount.ashlar …` is what mount(8) calls for `mount -t ashlar …`, `fsck.ashlar …` is `ashlar verify …`.
 fn called_as(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args.first().map(PathBuf::from).unwrap_or_default();
-    let command = match name.file_name().and_then(|name| name.to_str()) {
-        Some("mount.ashlar") => "mount",
-        Some("fsck.ashlar") => "verify",
-        _ => return args,
-    };
-    args.insert(1, command.into());
+    match name.file_name().and_then(|name| name.to_str()) {
+        #[cfg(feature = "fuse")]
+        Some("mount.ashlar" | "mount.fuse.ashlar") => return mount::from_helper_args(args),
+        Some("fsck.ashlar") => args.insert(1, "verify".into()),
+        _ => {}
+    }
     args
+}
+
+/// Writes to standard output. Whoever reads it may have had enough of it: that is no failure.
+pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write to standard output: {err}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes bytes of a name or path for a terminal: what is not printable is escaped as `\xHH`, and so is the backslash.

@@ -7,6 +7,11 @@
 //! * [`store`]: is it true?
 //! * [`trust`]: who vouches for it?
 //! * [`fs`]: what does the tree say?
+//! * [`mod@verify`]: is all of it true?
+//! * [`manifest`]: what does it hold, as lines of text?
+//! * [`extract`](mod@extract): how does a tree come out of an image?
+//! * [`diff`](mod@diff): what is different between two images?
+//! * `fuse`: how does the kernel ask? (with the feature of that name)
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -22,12 +27,18 @@
 
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod diff;
 pub mod error;
+pub mod extract;
 pub mod format;
 pub mod fs;
+#[cfg(feature = "fuse")]
+pub mod fuse;
 pub mod image;
+pub mod manifest;
 pub mod store;
 pub mod trust;
+pub mod verify;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -112,6 +112,10 @@ pub fn read_superblock(
             let mut found = [0; 8];
             let len = usize::try_from(source.len()).unwrap_or(usize::MAX).min(found.len());
             read_into(source, 0, found.get_mut(..len).unwrap_or_default())?;
+            if found == superblock::MAGIC {
+                let (len, image_len) = (source.len(), superblock::LEN_ON_DISK);
+                return Err(Untrusted::Truncated { len, image_len }.into());
+            }
             return Err(Corrupt::NotAnImage { found }.into());
         }
         return Err(err);
@@ -120,28 +124,33 @@ pub fn read_superblock(
     Ok((raw, digest))
 }
 
+/// The superblock that has the root digest, and whether it is the backup.
+pub fn open_superblock(source: &dyn Source, root_digest: Digest) -> Result<(Superblock, bool)> {
+    let (first, found) = read_superblock(source, 0)?;
+    let (raw, used_backup) = if found == root_digest {
+        (first, false)
+    } else {
+        let backup = superblock_offsets(source)
+            .into_iter()
+            .skip(1)
+            .filter_map(|offset| read_superblock(source, offset).ok())
+            .find(|(_, digest)| *digest == root_digest);
+        match backup {
+            Some((raw, _)) => (raw, true),
+            None if !first.starts_with(&superblock::MAGIC) => {
+                let found = first.first_chunk().copied().unwrap_or_default();
+                return Err(Corrupt::NotAnImage { found }.into());
+            }
+            None => return Err(Untrusted::Superblock { expected: root_digest, found }.into()),
+        }
+    };
+    Ok((Superblock::decode(&raw)?, used_backup))
+}
+
 impl Store {
     /// Opens the image that has the given root digest. Reads the superblock and the page list, nothing else.
     pub fn open(source: Arc<dyn Source>, root_digest: Digest, limits: CacheLimits) -> Result<Self> {
-        let (first, found) = read_superblock(&*source, 0)?;
-        let (raw, used_backup) = if found == root_digest {
-            (first, false)
-        } else {
-            let backup = superblock_offsets(&*source)
-                .into_iter()
-                .skip(1)
-                .filter_map(|offset| read_superblock(&*source, offset).ok())
-                .find(|(_, digest)| *digest == root_digest);
-            match backup {
-                Some((raw, _)) => (raw, true),
-                None if !first.starts_with(&superblock::MAGIC) => {
-                    let found = first.first_chunk().copied().unwrap_or_default();
-                    return Err(Corrupt::NotAnImage { found }.into());
-                }
-                None => return Err(Untrusted::Superblock { expected: root_digest, found }.into()),
-            }
-        };
-        let superblock = Superblock::decode(&raw)?;
+        let (superblock, used_backup) = open_superblock(&*source, root_digest)?;
         let table = Table::open(&*source, &superblock)?;
         Ok(Store {
             source,

@@ -186,8 +186,15 @@ fn label(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Runs the command. Called `mkfs.ashlar` it does the same.
-pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+/// See [`crate::run`].
+pub(crate) fn run_args(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<Summary, Failure> {
+    run(&Cli::try_parse_from(args).map_err(Failure::new)?)
+}
+
+/// See [`crate::main`].
+pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = Cli::parse_from(args);
     match run(&cli) {
         Ok(summary) => {

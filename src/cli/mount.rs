@@ -1,21 +1,336 @@
 //! `ashlar mount`: an image becomes a directory.
 
-use std::path::PathBuf;
+mod options;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 
 use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
+use rustix::fs::{Mode, OFlags};
 
-use super::{Failure, Outcome, TrustArgs};
+use self::options::MountOptions;
+use super::{Failure, Outcome, TrustArgs, log, warn_unauthenticated};
+use crate::fuse::mount::{MountError, Settings, check_mountpoint};
+use crate::fuse::session::{self, Mounted, Stopper, Work};
+use crate::trust::Anchor;
+use crate::{CacheLimits, Options, Tree};
+
+/// Most threads that answer the kernel unless told otherwise: more of them wake each other up for nothing.
+const WORKERS_MAX: usize = 4;
+/// How far the kernel reads ahead unless told otherwise, in KiB; a whole block where blocks are larger.
+const READAHEAD_KB: u32 = 128;
+/// What the server says when the mount answers.
+const READY: &[u8] = b"ready\n";
 
 /// Arguments of `ashlar mount`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+#[command(after_help = AFTER_HELP)]
 pub struct MountArgs {
     #[command(flatten)]
     trust: TrustArgs,
-    /// The image
+    /// Stay in the foreground and log to standard error; ^C unmounts
+    #[arg(short, long)]
+    foreground: bool,
+    /// Mount options, separated by commas; may be given several times
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Called by mount(8), which adds words of its own to the options
+    #[arg(long, hide = true)]
+    helper: bool,
+    /// Ignore options that are not known (mount -s)
+    #[arg(long, hide = true)]
+    sloppy: bool,
+    /// Check everything, but do not mount (mount -f)
+    #[arg(long, hide = true)]
+    fake: bool,
+    /// This is the server; say on standard output when the mount answers, then leave the terminal
+    #[arg(long, hide = true)]
+    detached: bool,
+    /// The image, a file or a block device
     image: PathBuf,
+    /// The directory to mount it on
+    mountpoint: PathBuf,
 }
 
+const AFTER_HELP: &str = "\
+The mount answers when this command returns, and the server ends when it is unmounted (`umount`, or `fusermount3 -u` for \
+ordinary users). In /etc/fstab, and for `mount -t ashlar IMAGE DIR -o OPTIONS`, make /sbin/mount.ashlar a link to this \
+program.
+
+Options for -o:
+  root_digest=HEX       as --root-digest
+  key=FILE              as --key
+  signature=FILE        as --signature
+  cachesize=SIZE        memory for expanded blocks, for example 64M [default: 32M]
+  workers=N             threads that answer the kernel [default: one per processor, at most 4]
+  readahead=KB          how far the kernel reads ahead [default: 128, or a block]; root only
+  method=auto|mmap|pread  how the image file is read
+  digest_xattr          make the root digest an xattr even in an image without xattrs, see below
+  allow_other           let other users look; always so for root
+  log=LEVEL             error, warn, info or debug [default: info]
+  ro, nosuid, nodev, noexec, noatime, nosymfollow  as in mount(8); ordinary users always get nosuid,nodev
+
+The root digest is the xattr user.ashlar.root_digest of the mount's root directory (getfattr -n), if the image has any \
+xattrs. If it has none, the kernel is told so once and never asks for one again, which saves a question at each start of \
+a program; then `ashlar status` shows the digest, or mount with -o digest_xattr.";
+
 /// Runs it.
-pub fn run(args: MountArgs) -> Outcome {
-    Err(Failure::new(format!("not built yet: {args:?}")))
+pub fn run(mut args: MountArgs) -> Outcome {
+    let mut options = MountOptions { helper: args.helper, ..MountOptions::default() };
+    for text in &args.options {
+        options.parse(text, &mut args.trust, args.sloppy)?;
+    }
+    if args.trust.root_digest.is_some() && !args.trust.key.is_empty() {
+        return Err(Failure::new("a root digest and a key exclude each other")
+            .hint("give one of the two: the key, if images change and their signer does not"));
+    }
+    let unauthenticated = args.trust.root_digest.is_none() && args.trust.key.is_empty();
+    if unauthenticated && !args.detached {
+        warn_unauthenticated(&args.image);
+    }
+    if args.foreground || args.detached || args.fake {
+        serve(&args, &options)
+    } else {
+        start_server()
+    }
+}
+
+/// Starts this program once more as the server, and returns when the mount answers. The server says itself what is wrong.
+///
+/// A second program rather than a fork: threads, locks and the allocator start afresh, and it is safe code.
+fn start_server() -> Outcome {
+    let args = super::called_as(std::env::args_os().collect());
+    let mut rest = args.iter().skip(1).skip_while(|arg| *arg != "mount");
+    let mut server = Command::new("/proc/self/exe")
+        .arg0("ashlar")
+        .args(rest.next())
+        .arg("--detached")
+        .args(rest)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|err| Failure::new(format!("cannot start the server: {err}")))?;
+    let mut word = Vec::new();
+    if let Some(mut stdout) = server.stdout.take() {
+        stdout
+            .read_to_end(&mut word)
+            .map_err(|err| Failure::new(format!("cannot hear the server: {err}")))?;
+    }
+    if word == READY {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = server.wait().map_err(|err| Failure::new(format!("the server is lost: {err}")))?;
+    match status.code().and_then(|code| u8::try_from(code).ok()) {
+        // It has said why.
+        Some(code) if code != 0 => Ok(ExitCode::from(code)),
+        _ => Err(Failure::new(match status.signal() {
+            Some(signal) => format!("the server was ended by signal {signal}"),
+            None => "the server ended before the mount answered".to_owned(),
+        })),
+    }
+}
+
+/// Opens, mounts, and serves until it is unmounted.
+fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
+    if args.detached {
+        log::to_syslog(mount_options.log);
+    } else {
+        log::to_stderr(mount_options.log);
+    }
+    let mountpoint = check_mountpoint(&args.mountpoint)?;
+    let mut options = args.trust.options(&args.image)?;
+    options.method = mount_options.method.into();
+    if let Some(bytes) = mount_options.cache_bytes {
+        options.cache = cache_limits(bytes);
+    }
+    let tree = crate::open(&args.image, &options).map_err(|err| open_failure(&args.image, &err))?;
+    if args.fake {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let root = tree.attr(crate::format::index::InodeIndex::ROOT)?;
+    let settings = Settings {
+        source: args.image.canonicalize().unwrap_or_else(|_| args.image.clone()),
+        mountpoint,
+        root_permissions: root.permissions,
+        flags: mount_options.flags,
+        allow_other: mount_options.allow_other,
+    };
+    let work = work(&args.image, &tree, &options, mount_options);
+    // Before there are threads, so that all of them leave these signals to one.
+    let signals = block_signals()?;
+    if args.detached {
+        leave()?;
+    }
+    let label = describe(&tree, &settings);
+    let mounted = session::start(tree, settings, work)?;
+    tracing::info!("{label}");
+    listen(signals, mounted.stopper())?;
+    if args.detached {
+        say_ready()?;
+    }
+    finish(mounted)
+}
+
+/// Waits for the end. What a mount ends with is worth a line in the log, for nobody hears the exit status.
+fn finish(mounted: Mounted) -> Outcome {
+    let ended = mounted.wait();
+    match &ended {
+        Ok(()) => tracing::info!("unmounted"),
+        Err(err) => tracing::error!("{err}"),
+    }
+    Ok(ended.map(|()| ExitCode::SUCCESS)?)
+}
+
+fn describe(tree: &Tree, settings: &Settings) -> String {
+    let (image, mountpoint) = (settings.source.display(), settings.mountpoint.display());
+    format!("{image} is mounted on {mountpoint}, root digest {}", tree.root_digest())
+}
+
+fn open_failure(image: &Path, err: &crate::Error) -> Failure {
+    match err {
+        // It names the file itself.
+        crate::Error::Io { doing, .. } if doing.starts_with("cannot open") => {
+            let failure = Failure::new(err);
+            failure.hint("give the path of an image; `mkimage SOURCE IMAGE` makes one")
+        }
+        _ => Failure::about(image.display(), err),
+    }
+}
+
+fn work(image: &Path, tree: &Tree, options: &Options, mount_options: &MountOptions) -> Work {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let block_kb = tree.superblock().block_size() / 1024;
+    // Beside a block device there is no free space to tell of: its directory is in memory.
+    let is_device = image.metadata().is_ok_and(|it| it.file_type().is_block_device());
+    let path_only = OFlags::PATH | OFlags::CLOEXEC;
+    let beside = rustix::fs::open(image, path_only, Mode::empty()).ok();
+    Work {
+        workers: mount_options.workers.unwrap_or(processors.min(WORKERS_MAX)),
+        readahead_kb: Some(mount_options.readahead_kb.unwrap_or(READAHEAD_KB.max(block_kb))),
+        digest_xattr: mount_options.digest_xattr,
+        image: beside.filter(|_| !is_device),
+        anchor: match options.anchor {
+            Anchor::RootDigest(_) => "root-digest",
+            Anchor::Keys(_) => "key",
+            Anchor::Unauthenticated => "nothing",
+        },
+    }
+}
+
+/// A quarter of the cache is for metadata, which is asked for again more often.
+fn cache_limits(bytes: u64) -> CacheLimits {
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let metadata_bytes_max = bytes / 4;
+    CacheLimits { data_bytes_max: bytes.saturating_sub(metadata_bytes_max), metadata_bytes_max }
+}
+
+fn block_signals() -> Result<SigSet, Failure> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block().map_err(|err| Failure::new(format!("cannot block signals: {err}")))?;
+    Ok(signals)
+}
+
+/// The first signal unmounts; a second one does not wait for those who still look.
+fn listen(signals: SigSet, stopper: Stopper) -> Result<(), Failure> {
+    let wait = move || {
+        let Ok(signal) = signals.wait() else { return };
+        tracing::info!("{signal}: unmounting");
+        if let Err(err) = stopper.stop() {
+            tracing::error!("cannot unmount: {err}");
+        }
+        if let Ok(signal) = signals.wait() {
+            tracing::warn!("{signal}: ending at once");
+            std::process::exit(1);
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait)
+        .map_err(|err| Failure::new(format!("cannot start a thread: {err}")))?;
+    Ok(())
+}
+
+/// Leaves the terminal and the directory that the command was given in.
+fn leave() -> Result<(), Failure> {
+    let wrap = |err| Failure::new(format!("cannot leave the terminal: {}", io::Error::from(err)));
+    // It fails only for the leader of a process group, which has no terminal to leave.
+    rustix::process::setsid().map(drop).or_else(|err| match err {
+        rustix::io::Errno::PERM => Ok(()),
+        _ => Err(wrap(err)),
+    })?;
+    rustix::process::chdir("/").map_err(wrap)
+}
+
+/// Tells the one who started the server that the mount answers; from then on nobody listens here.
+fn say_ready() -> Result<(), Failure> {
+    let tell = || -> io::Result<()> {
+        let mut stdout = io::stdout();
+        stdout.write_all(READY)?;
+        stdout.flush()?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+        Ok(())
+    };
+    tell().map_err(|err| Failure::new(format!("cannot leave the terminal: {err}")))
+}
+
+/// Arguments of `mount.ashlar SPEC DIR [-sfnv] [-N namespace] [-o options] [-t type]` (mount(8)) in our own words.
+pub(super) fn from_helper_args(args: Vec<OsString>) -> Vec<OsString> {
+    let mut own: Vec<OsString> = vec!["ashlar".into(), "mount".into(), "--helper".into()];
+    let mut args = args.into_iter().skip(1);
+    while let Some(arg) = args.next() {
+        let flags = arg.as_bytes().strip_prefix(b"-").filter(|flags| !flags.starts_with(b"-"));
+        match flags {
+            Some(b"t") => drop(args.next()),
+            Some(b"o") => {
+                own.push("-o".into());
+                own.extend(args.next());
+            }
+            Some(flags) if flags.iter().all(|flag| b"sfnv".contains(flag)) => {
+                let known = [(b's', "--sloppy"), (b'f', "--fake")];
+                let wanted = known.iter().filter(|(flag, _)| flags.contains(flag));
+                own.extend(wanted.map(|(_, word)| OsString::from(word)));
+            }
+            _ => own.push(arg),
+        }
+    }
+    own
+}
+
+impl From<MountError> for Failure {
+    fn from(err: MountError) -> Self {
+        let failure = Failure::new(&err);
+        match err.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_mount_8() {
+        let given = ["mount.ashlar", "a.img", "/mnt", "-sn", "-o", "rw,x=y", "-t", "ashlar", "-f"];
+        let own = from_helper_args(given.map(OsString::from).into());
+        let expected =
+            ["ashlar", "mount", "--helper", "a.img", "/mnt", "--sloppy", "-o", "rw,x=y", "--fake"];
+        assert_eq!(own, expected.map(OsString::from));
+    }
 }

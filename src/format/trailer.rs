@@ -112,6 +112,13 @@ pub fn encode(signatures: &[Vec<u8>], checksum: impl Fn(&[u8]) -> Digest) -> Opt
     Some(raw)
 }
 
+/// Length of a trailer that holds these signatures; 0 for none.
+pub fn len(signatures: &[Vec<u8>]) -> u64 {
+    let ends = if signatures.is_empty() { 0 } else { HEAD_LEN.saturating_add(FOOT_LEN) };
+    let each = signatures.iter().map(|signature| signature.len().saturating_add(4));
+    field::u64_from_usize(each.fold(ends, usize::saturating_add))
+}
+
 /// The text that is signed for an image (SPEC §9).
 pub fn signed_text(root_digest: &Digest, image_version: u64) -> String {
     format!("ashlar image\nroot-digest {root_digest}\nimage-version {image_version}\n")

@@ -6,10 +6,13 @@ use super::Tree;
 use crate::error::Result;
 use crate::format::XATTR_LIST_MAX;
 use crate::format::defect::Corrupt;
-use crate::format::field::{get_u16, usize_from_u32};
+use crate::format::field::{get_u16, u32_from_u64, usize_from_u32};
 use crate::format::index::InodeIndex;
 use crate::format::superblock::Section;
 use crate::format::xattr::{self, COUNT_LEN, HEAD_LEN, Head};
+
+/// Longest xattr section that is searched for a name; labels of a whole system, each kept once, have some ten KiB.
+const XATTR_SCAN_MAX: u64 = 1 << 20;
 
 /// One attribute's name, and where its value is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +20,13 @@ pub(crate) struct Found {
     pub(crate) name: Vec<u8>,
     value_at: u64,
     value_len: u32,
+}
+
+impl Found {
+    /// Where the attribute ends in the xattr section.
+    pub(crate) fn end(&self) -> u64 {
+        self.value_at.saturating_add(self.value_len.into())
+    }
 }
 
 impl Tree {
@@ -49,6 +59,28 @@ impl Tree {
         let value =
             self.section(Section::Xattrs, found.value_at, usize_from_u32(found.value_len))?;
         Ok(Some(value.to_vec()))
+    }
+
+    /// Whether any inode may have an attribute of this name. Looks at all sets; where they are many, or cannot be read,
+    /// the answer is yes.
+    pub fn may_have_xattr(&self, name: &[u8]) -> bool {
+        let section_len = self.superblock().sections.get(Section::Xattrs);
+        if section_len > XATTR_SCAN_MAX {
+            return true;
+        }
+        let mut at = 0;
+        while at < section_len {
+            let mut found = false;
+            let visited = self.visit_xattrs(u32_from_u64(at), |attribute| {
+                found = found || attribute.name == name;
+                ControlFlow::Continue(())
+            });
+            match visited {
+                Ok(end) if !found => at = end,
+                _ => return true,
+            }
+        }
+        false
     }
 
     /// Looks at each attribute of the set at `set`, holding it against its rules; returns where the set ends.

@@ -57,24 +57,46 @@ pub fn every_feature_tar() -> Vec<u8> {
         header.set_mtime(1_700_000_000);
         header
     };
-    let mut add = |path: &[u8], kind: tar::EntryType, mode: u32, content: &[u8], pax: &[(&str, &[u8])]| {
-        if !pax.is_empty() {
-            tar.append_pax_extensions(pax.iter().copied()).unwrap();
-        }
-        let mut header = header(kind, content.len() as u64, mode);
-        header.as_ustar_mut().unwrap().name[..path.len()].copy_from_slice(path);
-        header.set_cksum();
-        tar.append(&header, content).unwrap();
-    };
+    let mut add =
+        |path: &[u8], kind: tar::EntryType, mode: u32, content: &[u8], pax: &[(&str, &[u8])]| {
+            if !pax.is_empty() {
+                tar.append_pax_extensions(pax.iter().copied()).unwrap();
+            }
+            let mut header = header(kind, content.len() as u64, mode);
+            header.as_ustar_mut().unwrap().name[..path.len()].copy_from_slice(path);
+            header.set_cksum();
+            tar.append(&header, content).unwrap();
+        };
     use tar::EntryType as T;
     let capability: &[u8] = &[1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let acl: &[u8] = &[2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 4, 0, 5, 0, 255, 255, 255, 255, 32, 0, 5, 0, 255, 255, 255, 255];
+    let acl: &[u8] = &[
+        2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 4, 0, 5, 0, 255, 255, 255, 255, 32, 0, 5, 0,
+        255, 255, 255, 255,
+    ];
     add(b"./", T::Directory, 0o755, b"", &[("mtime", b"1700000000.123456789")]);
     add(b"./empty", T::Regular, 0o644, b"", &[]);
     add(b"./small", T::Regular, 0o600, b"a few bytes", &[("mtime", b"-5.5")]);
-    add(b"./setuid", T::Regular, 0o4755, &noise(1, 5000), &[("SCHILY.xattr.security.capability", capability)]);
-    add(b"./acl", T::Regular, 0o640, &noise(1, 5000), &[("SCHILY.xattr.system.posix_acl_access", acl)]);
-    add(b"./attrs", T::Regular, 0o644, b"x", &[("SCHILY.xattr.user.a", b""), ("SCHILY.xattr.user.b", &[0, 255, 10])]);
+    add(
+        b"./setuid",
+        T::Regular,
+        0o4755,
+        &noise(1, 5000),
+        &[("SCHILY.xattr.security.capability", capability)],
+    );
+    add(
+        b"./acl",
+        T::Regular,
+        0o640,
+        &noise(1, 5000),
+        &[("SCHILY.xattr.system.posix_acl_access", acl)],
+    );
+    add(
+        b"./attrs",
+        T::Regular,
+        0o644,
+        b"x",
+        &[("SCHILY.xattr.user.a", b""), ("SCHILY.xattr.user.b", &[0, 255, 10])],
+    );
     add(b"./blocks", T::Regular, 0o644, &noise(2, 9 * 4096 + 77), &[]);
     add(b"./text", T::Regular, 0o644, &b"over and over and over again ".repeat(2000), &[]);
     let mut sparse = vec![0; 40 * 4096];
@@ -87,7 +109,13 @@ pub fn every_feature_tar() -> Vec<u8> {
     add(b"./fifo", T::Fifo, 0o644, b"", &[]);
     add(b"./big/", T::Directory, 0o1777, b"", &[]);
     for n in 0..300_u32 {
-        add(format!("./big/file number {n:03}").as_bytes(), T::Regular, 0o644, &noise(u64::from(n) + 100, n as usize), &[]);
+        add(
+            format!("./big/file number {n:03}").as_bytes(),
+            T::Regular,
+            0o644,
+            &noise(u64::from(n) + 100, n as usize),
+            &[],
+        );
     }
     add(b"./hollow/", T::Directory, 0o700, b"", &[]);
     let mut deep = b"./d/".to_vec();
@@ -120,7 +148,8 @@ pub fn every_feature_tar() -> Vec<u8> {
 pub fn build_tar(directory: &Path, tar: &[u8], extra: &[&str]) -> (PathBuf, Digest) {
     let (archive, image) = (directory.join("tree.tar"), directory.join("image"));
     std::fs::write(&archive, tar).unwrap();
-    let mut args = vec!["mkimage", "--quiet", "--tar", "-b", "4K", "-z", "zstd,3", "--label", "every feature"];
+    let mut args =
+        vec!["mkimage", "--quiet", "--tar", "-b", "4K", "-z", "zstd,3", "--label", "every feature"];
     args.extend(extra);
     let (archive, image_arg) = (archive.to_str().unwrap(), image.to_str().unwrap());
     args.extend([archive, image_arg]);

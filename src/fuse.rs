@@ -1,0 +1,451 @@
+//! How does the kernel ask? Each question is unpacked, put to the tree, and answered.
+//!
+//! An image cannot change, so the kernel should never ask twice. Every answer holds for ever, and what a read-only file
+//! system has nothing to say to (open, close, access) is answered with ENOSYS once, after which the kernel does it alone.
+
+pub mod convert;
+pub mod counters;
+pub mod errno;
+mod failures;
+pub mod mount;
+pub mod mountinfo;
+pub mod session;
+pub mod status;
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{
+    AccessFlags, Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyXattr, Request,
+};
+
+use crate::error::{Error, Result};
+use crate::format::NAME_MAX;
+use crate::format::field::{u32_from_u64, u32_from_usize, usize_from_u32};
+use crate::fs::{Attr, Tree};
+use convert::{file_attr, file_type, inode_index, node};
+use counters::{Counters, Upcall};
+use failures::Failures;
+
+/// How long an answer holds. The kernel makes it "for ever", which is what an image that cannot change allows. It is
+/// more than a matter of speed: at shutdown every process is stopped for a moment, this server too, and whoever would
+/// have to ask then would wait without end.
+const FOREVER: Duration = Duration::from_secs(u64::MAX);
+
+/// Background requests (read-ahead) that may be on their way. Above three quarters of it the kernel stops reading ahead.
+const BACKGROUND_MAX: u16 = 128;
+
+/// What the kernel puts in place of a user whom it does not tell (`FUSE_INVALID_UIDGID`).
+const UID_WITHHELD: u32 = u32::MAX;
+
+/// Largest request. It also bounds READ, which follows `read_ahead_kb`.
+const REQUEST_LEN_MAX: u32 = 1 << 20;
+
+/// The extended attribute on the root directory that holds the root digest in hex. It is not listed, so that a copy of
+/// the tree equals the tree.
+pub const ROOT_DIGEST_XATTR: &str = "user.ashlar.root_digest";
+
+/// Where SELinux keeps a file's label.
+const SELINUX_XATTR: &str = "security.selinux";
+
+/// What the kernel is promised and asked for at the start; what an older kernel does not have is left out.
+const CAPABILITIES: [InitFlags; 9] = [
+    InitFlags::FUSE_ASYNC_READ,
+    // Without AUTO: each listing brings the attributes of what it lists, also from its second piece on.
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    // Nothing changes, so there is nothing to be found out by asking for attributes before a read.
+    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+    InitFlags::FUSE_NO_OPEN_SUPPORT,
+    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+    // Node ids are inode numbers of the image and never change: NFS handles, and handles at all, work.
+    InitFlags::FUSE_EXPORT_SUPPORT,
+    // Owners are judged by the kernel alone (`default_permissions`), so mapped mounts are no concern of ours.
+    InitFlags::FUSE_ALLOW_IDMAP,
+];
+
+/// `whence` of lseek(2), as the kernel numbers it on every architecture.
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+
+thread_local! {
+    /// Content on its way to the kernel: one buffer for each worker, as long as the longest READ it has seen.
+    static CONTENT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A tree as the kernel's file system driver wants it.
+#[derive(Debug)]
+pub struct Server {
+    tree: Arc<Tree>,
+    counters: Arc<Counters>,
+    failures: Failures,
+    /// The image file, to tell how much space is left beside it.
+    image: Option<OwnedFd>,
+    /// Whether xattrs are answered at all. If not, the first question for one is the last.
+    xattrs: bool,
+    /// Whether any inode may have an SELinux label.
+    labels: bool,
+}
+
+impl Server {
+    /// Serves a tree. `image` is any descriptor of the image file; `digest_xattr` keeps the root digest readable as an
+    /// xattr even where the image has none.
+    pub fn new(
+        tree: Arc<Tree>,
+        counters: Arc<Counters>,
+        image: Option<OwnedFd>,
+        digest_xattr: bool,
+    ) -> Self {
+        let xattrs = digest_xattr || tree.has_xattrs();
+        let labels = tree.may_have_xattr(SELINUX_XATTR.as_bytes());
+        Server { tree, counters, failures: Failures::default(), image, xattrs, labels }
+    }
+
+    /// Counts a question and answers it. A panic costs EIO, which the unanswered reply says as it is dropped.
+    fn guard(&self, upcall: Upcall, ino: INodeNo, answer: impl FnOnce()) {
+        self.counters.count(upcall);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(answer)) {
+            self.counters.count_failure();
+            self.failures.tell_panic(upcall, ino, &*panic);
+        }
+    }
+
+    /// The kernel's word for an error. What is not the question's own fault is told to the log.
+    fn fail(&self, upcall: Upcall, ino: INodeNo, err: &Error) -> Errno {
+        if errno::is_failure(err) {
+            self.counters.count_failure();
+            self.failures.tell(upcall, ino, err);
+        }
+        errno::from_error(err)
+    }
+
+    fn look_up(&self, parent: INodeNo, name: &[u8]) -> Result<Option<FileAttr>> {
+        let directory = inode_index(parent)?;
+        let found = match name {
+            // Asked only for a handle whose inode the kernel has forgotten.
+            b"." => Some((directory, self.tree.inode(directory)?)),
+            b".." => {
+                let parent = self.tree.parent(directory)?;
+                Some((parent, self.tree.inode(parent)?))
+            }
+            _ => self.tree.lookup(directory, name)?,
+        };
+        Ok(found.map(|(index, inode)| file_attr(&Attr::new(index, &inode))))
+    }
+
+    /// Adds entries of a directory from number `offset` on (0 is ".", 1 is "..") until `add` says that it is full. `add`
+    /// takes the number of the next entry, the name and the attributes.
+    ///
+    /// An error after the first entry is not told now: the next call meets it again, as its first.
+    fn list(
+        &self,
+        ino: INodeNo,
+        offset: u64,
+        mut add: impl FnMut(u64, &OsStr, &Attr) -> bool,
+    ) -> Result<()> {
+        let index = inode_index(ino)?;
+        let directory = self.tree.directory(index)?;
+        let end = u64::from(directory.len()).saturating_add(2);
+        for nth in offset..end {
+            let next = nth.saturating_add(1);
+            let full = match nth {
+                0 => self.tree.attr(index).map(|attr| add(next, OsStr::new("."), &attr)),
+                1 => {
+                    let parent = self.tree.parent(index).and_then(|parent| self.tree.attr(parent));
+                    parent.map(|attr| add(next, OsStr::new(".."), &attr))
+                }
+                _ => {
+                    let nth = u32_from_u64(nth.saturating_sub(2));
+                    directory.entry(nth).and_then(|entry| {
+                        let attr = Attr::new(entry.inode, &directory.child(nth, &entry)?);
+                        Ok(add(next, OsStr::from_bytes(&entry.name), &attr))
+                    })
+                }
+            };
+            match full {
+                Ok(false) => {}
+                Err(err) if nth == offset => return Err(err),
+                Ok(true) | Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn xattr(&self, ino: INodeNo, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        if ino == INodeNo::ROOT && name == ROOT_DIGEST_XATTR {
+            return Ok(Some(self.tree.root_digest().to_string().into_bytes()));
+        }
+        self.tree.xattr(inode_index(ino)?, name.as_bytes())
+    }
+
+    /// The word for an xattr that an inode does not have. The kernel remembers neither, and `ls -l` asks for a label and an
+    /// ACL of each file; but where it is told that the file system has no such thing, it asks no more.
+    fn no_xattr(&self, name: &OsStr) -> Errno {
+        let supported = match name.as_bytes() {
+            b"system.posix_acl_access" | b"system.posix_acl_default" => self.tree.has_posix_acls(),
+            name if name == SELINUX_XATTR.as_bytes() => self.labels,
+            _ => true,
+        };
+        if supported { Errno::ENODATA } else { Errno::EOPNOTSUPP }
+    }
+
+    /// Names, each with a zero byte. `trusted.*` is for the superuser's eyes; the kernel hides its values but not its names.
+    /// Since ID-mapped mounts (Linux 6.12) it may not say who asks; then names are told, for a copy must be whole.
+    fn xattr_list(&self, ino: INodeNo, uid: u32) -> Result<Vec<u8>> {
+        let mut list = Vec::new();
+        for name in self.tree.xattr_names(inode_index(ino)?)? {
+            if matches!(uid, 0 | UID_WITHHELD) || !name.starts_with(b"trusted.") {
+                list.extend_from_slice(&name);
+                list.push(0);
+            }
+        }
+        Ok(list)
+    }
+
+    fn seek(&self, ino: INodeNo, offset: i64, whence: i32) -> Result<Result<i64, Errno>> {
+        // lseek(2): an offset before the start or at the end, or no data behind it, is ENXIO.
+        let Ok(offset) = u64::try_from(offset) else { return Ok(Err(Errno::ENXIO)) };
+        let file = self.tree.file(inode_index(ino)?)?;
+        let found = match whence {
+            SEEK_DATA => file.seek_data(offset)?,
+            SEEK_HOLE => file.seek_hole(offset)?,
+            _ => return Ok(Err(Errno::EINVAL)),
+        };
+        Ok(found.and_then(|at| i64::try_from(at).ok()).ok_or(Errno::ENXIO))
+    }
+}
+
+/// Answers a question for bytes whose length may be asked for first (`size` 0), as xattrs are.
+fn reply_sized(reply: ReplyXattr, bytes: &[u8], size: u32) {
+    if size == 0 {
+        reply.size(u32_from_usize(bytes.len()));
+    } else if bytes.len() <= usize_from_u32(size) {
+        reply.data(bytes);
+    } else {
+        reply.error(Errno::ERANGE);
+    }
+}
+
+impl Filesystem for Server {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let acl = self.tree.has_posix_acls().then_some(InitFlags::FUSE_POSIX_ACL);
+        for capability in CAPABILITIES.into_iter().chain(acl) {
+            if config.add_capabilities(capability).is_err() {
+                tracing::debug!("this kernel does not have {capability:?}");
+            }
+        }
+        let unfit = || io::Error::other("fuser does not take these limits");
+        config.set_max_write(REQUEST_LEN_MAX).map_err(|_| unfit())?;
+        config.set_max_background(BACKGROUND_MAX).map_err(|_| unfit())?;
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.guard(Upcall::Lookup, parent, || {
+            if name.len() > NAME_MAX {
+                return reply.error(Errno::ENAMETOOLONG);
+            }
+            match self.look_up(parent, name.as_bytes()) {
+                Ok(Some(attr)) => reply.entry(&FOREVER, &attr, Generation(0)),
+                // Inode 0 means "there is no such name, and you may remember it"; ENOENT would be asked again.
+                Ok(None) => reply.entry(&FOREVER, &convert::ABSENT, Generation(0)),
+                Err(err) => reply.error(self.fail(Upcall::Lookup, parent, &err)),
+            }
+        });
+    }
+
+    fn forget(&self, _: &Request, _: INodeNo, _: u64) {
+        self.counters.count(Upcall::Forget);
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.guard(Upcall::Getattr, ino, || {
+            match inode_index(ino).and_then(|index| self.tree.attr(index)) {
+                Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+                Err(err) => reply.error(self.fail(Upcall::Getattr, ino, &err)),
+            }
+        });
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        self.guard(Upcall::Readlink, ino, || {
+            match inode_index(ino).and_then(|index| self.tree.read_link(index)) {
+                Ok(target) => reply.data(&target),
+                Err(err) => reply.error(self.fail(Upcall::Readlink, ino, &err)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.guard(Upcall::Read, ino, || {
+            CONTENT.with_borrow_mut(|buf| {
+                let len = usize_from_u32(size);
+                if buf.len() < len {
+                    buf.resize(len, 0);
+                }
+                // All or nothing: the kernel takes a short answer for the end of the file and fills up with zeros.
+                let into = buf.get_mut(..len).unwrap_or_default();
+                match inode_index(ino).and_then(|index| self.tree.read_at(index, offset, into)) {
+                    Ok(read_len) => reply.data(into.get(..read_len).unwrap_or_default()),
+                    Err(err) => reply.error(self.fail(Upcall::Read, ino, &err)),
+                }
+            });
+        });
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.guard(Upcall::Readdir, ino, || {
+            let listed = self.list(ino, offset, |next, name, attr| {
+                reply.add(node(attr.index), next, file_type(attr.kind), name)
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(err) => reply.error(self.fail(Upcall::Readdir, ino, &err)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        self.guard(Upcall::Readdirplus, ino, || {
+            let listed = self.list(ino, offset, |next, name, attr| {
+                let attr = file_attr(attr);
+                reply.add(attr.ino, next, name, &FOREVER, &attr, Generation(0))
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(err) => reply.error(self.fail(Upcall::Readdirplus, ino, &err)),
+            }
+        });
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.guard(Upcall::Getxattr, ino, || {
+            if !self.xattrs {
+                return reply.error(Errno::ENOSYS);
+            }
+            match self.xattr(ino, name) {
+                Ok(Some(value)) => reply_sized(reply, &value, size),
+                Ok(None) => reply.error(self.no_xattr(name)),
+                Err(err) => reply.error(self.fail(Upcall::Getxattr, ino, &err)),
+            }
+        });
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.guard(Upcall::Listxattr, ino, || {
+            if !self.xattrs {
+                return reply.error(Errno::ENOSYS);
+            }
+            match self.xattr_list(ino, request.uid()) {
+                Ok(list) => reply_sized(reply, &list, size),
+                Err(err) => reply.error(self.fail(Upcall::Listxattr, ino, &err)),
+            }
+        });
+    }
+
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.guard(Upcall::Statfs, ino, || {
+            let space = convert::space(self.tree.superblock(), self.image.as_ref());
+            reply.statfs(
+                space.blocks,
+                space.blocks_free,
+                space.blocks_available,
+                space.inodes,
+                space.inodes_free,
+                convert::SPACE_UNIT,
+                u32_from_usize(NAME_MAX),
+                convert::SPACE_UNIT,
+            );
+        });
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.guard(Upcall::Lseek, ino, || match self.seek(ino, offset, whence) {
+            Ok(Ok(at)) => reply.offset(at),
+            Ok(Err(errno)) => reply.error(errno),
+            Err(err) => reply.error(self.fail(Upcall::Lseek, ino, &err)),
+        });
+    }
+
+    // What follows is answered once in the life of a mount: ENOSYS lets the kernel do it alone from then on.
+
+    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.guard(Upcall::Open, ino, || reply.error(Errno::ENOSYS));
+    }
+
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.guard(Upcall::Opendir, ino, || reply.error(Errno::ENOSYS));
+    }
+
+    fn flush(&self, _: &Request, ino: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.guard(Upcall::Flush, ino, || reply.error(Errno::ENOSYS));
+    }
+
+    fn access(&self, _: &Request, ino: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        self.guard(Upcall::Access, ino, || reply.error(Errno::ENOSYS));
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.guard(Upcall::Fsync, ino, || reply.error(Errno::ENOSYS));
+    }
+
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.guard(Upcall::Fsync, ino, || reply.error(Errno::ENOSYS));
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.guard(Upcall::Ioctl, ino, || reply.error(Errno::ENOTTY));
+    }
+}

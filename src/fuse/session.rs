@@ -1,0 +1,172 @@
+//! How does a tree become a mounted file system, and how does that end?
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
+
+use fuser::{Config, Session, SessionACL};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::Server;
+use super::counters::Counters;
+use super::mount::{self, MountError, Settings};
+use super::mountinfo::{self, Device};
+use super::status::Reporter;
+use crate::format::inode::Kind;
+use crate::fs::Tree;
+
+/// How the server behind a mount works.
+#[derive(Debug)]
+pub struct Work {
+    /// Threads that answer the kernel.
+    pub workers: usize,
+    /// How far the kernel reads ahead, in KiB; it is also the largest READ. Only the superuser can set it.
+    pub readahead_kb: Option<u32>,
+    /// Whether the root digest is an xattr of the root directory even in an image that has no xattrs.
+    pub digest_xattr: bool,
+    /// The image file, if its file system's free space is to be told as ours.
+    pub image: Option<OwnedFd>,
+    /// What vouched for the image, for the report.
+    pub anchor: &'static str,
+}
+
+/// Directory entries that are looked at to find a file for [`warm_up`].
+const WARM_UP_VISITS_MAX: usize = 4096;
+
+/// A mounted tree that answers.
+#[derive(Debug)]
+pub struct Mounted {
+    mountpoint: PathBuf,
+    device: Device,
+    session: JoinHandle<io::Result<()>>,
+}
+
+/// Mounts a tree and serves it in threads of its own. When this returns, the mount has answered; when it fails, nothing is
+/// left mounted.
+pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, MountError> {
+    let tree = Arc::new(tree);
+    let counters = Arc::new(Counters::default());
+    let server =
+        Server::new(Arc::clone(&tree), Arc::clone(&counters), work.image, work.digest_xattr);
+    let before = mountinfo::place(&settings.mountpoint).map_err(MountError::Session)?;
+    let fuse_device = mount::mount(&settings)?;
+    let undo = Undo(Some(settings.mountpoint.clone()));
+    let mut config = Config::default();
+    config.n_threads = Some(work.workers.max(1));
+    config.acl = SessionACL::All;
+    // Who may look is the kernel's to judge (`allow_other`); the library would turn away everyone but us.
+    let session = Session::from_fd(server, fuse_device, SessionACL::All, config)
+        .map_err(MountError::Session)?;
+    let session = thread::Builder::new()
+        .name("session".to_owned())
+        .spawn(move || session.run())
+        .map_err(MountError::Session)?;
+    let place = mountinfo::place(&settings.mountpoint).map_err(MountError::Session)?;
+    if place.device == before.device {
+        return Err(MountError::Session(io::Error::other("it vanished as soon as it was mounted")));
+    }
+    if let Some(readahead_kb) = work.readahead_kb {
+        set_readahead(place.device, readahead_kb);
+    }
+    warm_up(&tree, &settings.mountpoint);
+    let reporter = Reporter {
+        tree,
+        counters,
+        image: settings.source,
+        mountpoint: settings.mountpoint.clone(),
+        anchor: work.anchor,
+        since: SystemTime::now(),
+    };
+    if let Err(err) = reporter.serve(place.device) {
+        tracing::warn!("`ashlar status` will not work for this mount: {err}");
+    }
+    undo.forget();
+    Ok(Mounted { mountpoint: settings.mountpoint, device: place.device, session })
+}
+
+impl Mounted {
+    /// What to call to end it from another thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { mountpoint: self.mountpoint.clone(), device: self.device }
+    }
+
+    /// Waits until it is unmounted.
+    pub fn wait(self) -> Result<(), MountError> {
+        let ended = self.session.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+        ended.map_err(MountError::Session)
+    }
+}
+
+/// Ends a mount.
+#[derive(Debug, Clone)]
+pub struct Stopper {
+    mountpoint: PathBuf,
+    device: Device,
+}
+
+impl Stopper {
+    /// Unmounts, unless what is mounted there now is another file system.
+    pub fn stop(&self) -> io::Result<()> {
+        if mountinfo::place(&self.mountpoint)?.device != self.device {
+            return Ok(());
+        }
+        mount::unmount(&self.mountpoint)
+    }
+}
+
+/// Unmounts when dropped.
+struct Undo(Option<PathBuf>);
+
+impl Undo {
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(mountpoint) = self.0.take()
+            && let Err(err) = mount::unmount(&mountpoint)
+        {
+            tracing::error!("cannot unmount {}: {err}", mountpoint.display());
+        }
+    }
+}
+
+/// READs are as long as the kernel reads ahead, and that is set here, not where the protocol says (it may only be lowered
+/// there).
+fn set_readahead(device: Device, readahead_kb: u32) {
+    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    if let Err(err) = std::fs::write(&path, readahead_kb.to_string()) {
+        tracing::debug!("cannot write {readahead_kb} to {path}: {err}");
+    }
+}
+
+/// Asks each question that is answered with ENOSYS once, so that nobody else will ever have to wait for one.
+///
+/// That it fails now and then (no file in the tree, or none that we may open) only means that the first user asks.
+fn warm_up(tree: &Tree, mountpoint: &Path) {
+    let open = |path: &Path, flags| {
+        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        rustix::fs::openat(CWD, path, flags, Mode::empty())
+    };
+    let done = [
+        open(mountpoint, OFlags::DIRECTORY).map(drop),
+        rustix::fs::getxattr(mountpoint, super::ROOT_DIGEST_XATTR, &mut [0_u8; 0]).map(drop),
+        rustix::fs::listxattr(mountpoint, &mut [0_u8; 0]).map(drop),
+    ];
+    let file = tree
+        .walk(crate::format::index::InodeIndex::ROOT)
+        .take(WARM_UP_VISITS_MAX)
+        .filter_map(|(_, visit)| visit.ok())
+        .find(|visit| visit.inode.kind == Kind::File && visit.inode.permissions & 0o444 == 0o444);
+    let opened = file.map(|file| {
+        use std::os::unix::ffi::OsStrExt;
+        let path = mountpoint.join(std::ffi::OsStr::from_bytes(&file.path));
+        open(&path, OFlags::empty()).map(drop)
+    });
+    tracing::debug!("warm-up: {done:?} {opened:?}");
+}

@@ -1,0 +1,156 @@
+//! What did a mount do so far? The server tells whoever connects to its socket.
+//!
+//! The socket's name is abstract and made of the mount's device number: it needs no directory, it is there before `/run`
+//! is and after `/` was changed, and it vanishes with the server. Whoever asks makes sure that the answer comes from the
+//! user whose mount it is. Nothing is told that the mount table does not show already, except counts.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::counters::Counters;
+use super::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
+use crate::format::field::u64_from_usize;
+use crate::fs::Tree;
+
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most bytes of a report that are read.
+const REPORT_LEN_MAX: u64 = 64 * 1024;
+
+/// What a mount did so far. As JSON this is what `ashlar status --json` prints; fields are added, never changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Where it was mounted.
+    pub mountpoint: PathBuf,
+    /// The image file.
+    pub image: PathBuf,
+    /// The root digest that everything served was held against, in hex.
+    pub root_digest: String,
+    /// What vouched for the root digest: `root-digest`, `key`, or `nothing`.
+    pub anchor: String,
+    /// The image's own version number.
+    pub image_version: u64,
+    /// The image's label.
+    pub label: String,
+    /// The server's process.
+    pub pid: u32,
+    /// When it was mounted, in seconds since 1970-01-01 UTC.
+    pub since: u64,
+    /// Blocks whose digest was computed and found right.
+    pub blocks_verified: u64,
+    /// Stored bytes of those blocks.
+    pub bytes_verified: u64,
+    /// Blocks answered from the server's cache.
+    pub cache_hits: u64,
+    /// Bytes of expanded blocks in the server's memory now.
+    pub cached_bytes: u64,
+    /// Blocks that could not be had: unreadable, untrusted or corrupt.
+    pub blocks_failed: u64,
+    /// Questions that were answered with an error for that, or for a fault of the server.
+    pub failures: u64,
+    /// Questions of the kernel, by kind.
+    pub upcalls: BTreeMap<String, u64>,
+}
+
+/// Why there is no report.
+#[derive(Debug)]
+pub enum StatusError {
+    /// The path cannot be looked at.
+    Path(io::Error),
+    /// It is on a file system of another kind.
+    NotOurs,
+    /// The server does not answer.
+    Server(io::Error),
+}
+
+/// What a server needs to report.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    pub(super) tree: Arc<Tree>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) image: PathBuf,
+    pub(super) mountpoint: PathBuf,
+    pub(super) anchor: &'static str,
+    pub(super) since: SystemTime,
+}
+
+fn address(device: Device) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("ashlar/{device}"))
+}
+
+impl Reporter {
+    /// Answers in a thread of its own until the process ends.
+    pub(super) fn serve(self, device: Device) -> io::Result<()> {
+        let listener = UnixListener::bind_addr(&address(device)?)?;
+        thread::Builder::new().name("status".to_owned()).spawn(move || {
+            for stream in listener.incoming() {
+                if let Err(err) = stream.and_then(|stream| self.answer(stream)) {
+                    tracing::debug!("a report was not delivered: {err}");
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let report = serde_json::to_vec(&self.status())?;
+        stream.write_all(&report)
+    }
+
+    fn status(&self) -> Status {
+        let store = self.tree.store();
+        let blocks = store.counters();
+        let superblock = self.tree.superblock();
+        Status {
+            mountpoint: self.mountpoint.clone(),
+            image: self.image.clone(),
+            root_digest: self.tree.root_digest().to_string(),
+            anchor: self.anchor.to_owned(),
+            image_version: superblock.image_version,
+            label: superblock.label.clone(),
+            pid: std::process::id(),
+            since: self.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            blocks_verified: blocks.blocks_verified.load(Ordering::Relaxed),
+            bytes_verified: blocks.bytes_verified.load(Ordering::Relaxed),
+            cache_hits: blocks.cache_hits.load(Ordering::Relaxed),
+            cached_bytes: u64_from_usize(store.cached_bytes()),
+            blocks_failed: blocks.failures.load(Ordering::Relaxed),
+            failures: self.counters.failures(),
+            upcalls: self.counters.upcalls(),
+        }
+    }
+}
+
+/// Asks the server of the mount that `path` is on.
+pub fn ask(path: &Path) -> Result<Status, StatusError> {
+    let place = mountinfo::place(path).map_err(StatusError::Path)?;
+    let mount = mountinfo::find(place.device).map_err(StatusError::Path)?;
+    let mount = mount.filter(|mount| mount.file_system_type == FILE_SYSTEM_TYPE);
+    let mount = mount.ok_or(StatusError::NotOurs)?;
+    let report = fetch(place.device, mount.user_id).map_err(StatusError::Server)?;
+    serde_json::from_slice(&report).map_err(|err| StatusError::Server(err.into()))
+}
+
+fn fetch(device: Device, user_id: Option<u32>) -> io::Result<Vec<u8>> {
+    let stream = UnixStream::connect_addr(&address(device)?)?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream)?.uid.as_raw();
+    // Names of sockets are free for all: another user could have taken this one first.
+    if peer != 0 && Some(peer) != user_id {
+        return Err(io::Error::other(format!("user {peer} answers for a mount of another user")));
+    }
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut report = Vec::new();
+    stream.take(REPORT_LEN_MAX).read_to_end(&mut report)?;
+    Ok(report)
+}
