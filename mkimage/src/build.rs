@@ -137,7 +137,7 @@ pub(crate) fn build(
         .ok_or_else(|| Failure::new("the signatures are too large for an image"))?;
     progress.phase("verifying");
     let image_bytes =
-        draft.finish(file, &seal, &trailer, |file, digest| prove(file, digest, options.workers))?;
+        draft.finish(&file, &seal, &trailer, |file, digest| prove(file, digest, options.workers))?;
     let count = |kind| {
         plan.nodes.iter().filter(|node| plan.tree.nodes[index(**node)].kind == kind).count() as u64
     };

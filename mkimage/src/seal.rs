@@ -112,7 +112,7 @@ fn file_body(layout: &Layout, tail_len: u32, section: &mut Vec<u8>) -> InodeBody
         [run] => Runs::One(*run),
         many => {
             let first = (section.len() / ashlarfs::format::run::LEN) as u64;
-            many.iter().for_each(|run| section.extend_from_slice(&run.encode()));
+            section.extend(many.iter().flat_map(|run| run.encode()));
             Runs::Many { first, count: many.len() as u32 }
         }
     };
@@ -142,7 +142,7 @@ fn directory_body(
         let kind: Kind = plan.tree.nodes[index(*child)].kind;
         section.extend_from_slice(&dirent::encode(plan.inodes[index(*child)], name_end, kind));
     }
-    children.iter().for_each(|(name, _)| section.extend_from_slice(name));
+    section.extend(children.iter().flat_map(|(name, _)| name.iter()));
     let size = section.len() as u64 - at;
     Ok((size, InodeBody::Dir { at, entries: children.len() as u32, parent }))
 }
