@@ -66,7 +66,8 @@ fn content_hash(contents: &dyn Contents, node: NodeId, size: u64) -> String {
     while at < size {
         let data = content.next_data(at).unwrap();
         assert!((at..=size).contains(&data));
-        std::io::copy(&mut std::io::Read::take(std::io::repeat(0), data - at), &mut hasher).unwrap();
+        std::io::copy(&mut std::io::Read::take(std::io::repeat(0), data - at), &mut hasher)
+            .unwrap();
         let mut buf = vec![0xee; usize::try_from((size - data).min(5000)).unwrap()];
         if !buf.is_empty() {
             content.read_exact_at(&mut buf, data).unwrap();
