@@ -4,11 +4,12 @@
 //! measure the same work; comparisons with other file systems are `benches/compare`'s.
 #![expect(missing_docs, reason = "criterion's macros make public functions")]
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ashlarfs::format::index::InodeIndex;
-use ashlarfs::{Anchor, CacheLimits, Digest, Method, Options, Tree};
+use ashlarfs::{Anchor, CacheLimits, Digest, Method, Options, Tree, verify};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const FILES: u32 = 2000;
@@ -128,13 +129,12 @@ fn library(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("verify");
     let image_len = std::fs::metadata(&bed.image).unwrap().len();
     group.throughput(Throughput::Bytes(image_len));
-    for workers in [1, 2] {
+    for workers in [1, 2].map(|workers| NonZeroUsize::new(workers).unwrap()) {
         group.bench_function(format!("{workers} workers"), |bencher| {
             bencher.iter(|| {
-                let options = Options::new(Anchor::RootDigest(bed.digest));
                 let source = ashlarfs::image::open(&bed.image, Method::Auto).unwrap();
-                let report =
-                    ashlarfs::verify::verify_source(source, &options, &verify_options(workers));
+                let options = verify::Options { workers, ..Default::default() };
+                let report = verify::verify(&source, bed.digest, &options);
                 assert!(report.is_clean());
                 assert_eq!(report.bytes_checked, image_len);
             });
@@ -146,10 +146,6 @@ fn library(criterion: &mut Criterion) {
     criterion.bench_function("build", |bencher| {
         bencher.iter(|| assert_eq!(build(&bed.source, &again), bed.digest));
     });
-}
-
-fn verify_options(workers: usize) -> ashlarfs::verify::Options {
-    ashlarfs::verify::Options { workers, ..Default::default() }
 }
 
 criterion_group! {

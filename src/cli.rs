@@ -1,9 +1,5 @@
 //! How does a person ask, and what do we say back? Types and help texts here, one file for each command below.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the command line speaks to a person"
-)]
+#![expect(clippy::print_stderr, reason = "the command line speaks to a person")]
 
 pub mod cat;
 pub mod diff;
@@ -23,6 +19,7 @@ pub mod verify;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -245,6 +242,17 @@ fn called_as(mut args: Vec<OsString>) -> Vec<OsString> {
         _ => {}
     }
     args
+}
+
+/// Writes to standard output. Whoever reads it may have had enough of it: that is no failure.
+pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write to standard output: {err}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes bytes of a name or path for a terminal: what is not printable is escaped as `\xHH`, and so is the backslash.

@@ -1,9 +1,9 @@
 //! How does a tree come out of an image? File by file, every byte verified, and nothing outside the target directory.
 //!
-//! Two passes. The first makes directories, symlinks and special files, and hands regular files to workers; all
-//! directories stay closed to others (mode 0700) meanwhile. The second makes hard links and gives directories what is
-//! theirs, innermost first: their times would not last otherwise, their modes could lock an ordinary user out, and their
-//! default ACLs would be inherited.
+//! First directories, symlinks and special files are made, and regular files are handed to workers; then come hard links,
+//! when it is known which files are whole; at last directories are given what is theirs, the innermost first. Until then
+//! they are closed to others (mode 0700). Earlier, their times would not last, their modes could lock an ordinary user
+//! out, and their default ACLs would be inherited.
 //!
 //! The target is only ever named by one name relative to an open directory, and no symlink in it is followed.
 
@@ -224,12 +224,14 @@ pub fn extract(
         kept: Mutex::default(),
         fatal: OnceLock::new(),
     };
-    let names = thread::scope(|scope| {
-        let (queue, _) = Queue::start(scope, &job, options.workers.get());
-        first_pass(&job, &selection, &place, root, &queue)
+    let mut links = HardLinks::default();
+    thread::scope(|scope| {
+        let queue = Queue::start(scope, &job, options.workers.get());
+        make_all(&job, &selection, &place, root, &queue, &mut links)
     })?;
     if job.fatal.get().is_none() {
-        second_pass(&job, &selection, &place, root, &names)?;
+        make_links(&job, &place, &links);
+        finish_directories(&job, &selection, &place, root)?;
     }
     let summary = job.counts.summary();
     match job.fatal.into_inner() {
@@ -238,17 +240,23 @@ pub fn extract(
     }
 }
 
-/// The first name of each inode that has several.
-type FirstNames = HashMap<InodeIndex, Vec<u8>>;
+/// Inodes with several names.
+#[derive(Debug, Default)]
+struct HardLinks {
+    /// The first name of each: the one that it is made with.
+    first: HashMap<InodeIndex, Vec<u8>>,
+    /// All other names.
+    further: Vec<Visit>,
+}
 
-fn first_pass<'a>(
+fn make_all<'a>(
     job: &Job<'a>,
     selection: &Selection<'a>,
     place: &Place,
     root: Inode,
     queue: &Queue,
-) -> Result<FirstNames> {
-    let mut names = FirstNames::new();
+    links: &mut HardLinks,
+) -> Result<()> {
     let mut way = Way::new(place, root)?;
     let mut hidden: Option<Vec<u8>> = None;
     for (path, visit) in selection.visits() {
@@ -274,10 +282,11 @@ fn first_pass<'a>(
             continue;
         }
         if visit.inode.kind != Kind::Dir && visit.inode.nlink > 1 {
-            if names.contains_key(&visit.index) {
+            if links.first.contains_key(&visit.index) {
+                links.further.push(visit);
                 continue;
             }
-            names.insert(visit.index, visit.path.clone());
+            links.first.insert(visit.index, visit.path.clone());
         }
         let target = Target { directory: way.here(), name, force: job.options.force };
         let made = match visit.inode.kind {
@@ -293,64 +302,58 @@ fn first_pass<'a>(
             job.lose(&visit, err);
         }
     }
-    Ok(names)
+    Ok(())
 }
 
-fn second_pass<'a>(
+fn make_links(job: &Job<'_>, place: &Place, links: &HardLinks) {
+    for visit in &links.further {
+        let Some(first) = links.first.get(&visit.index) else { continue };
+        if !job.lost().contains(&visit.index) {
+            match place.link(first, &visit.path, job.options.force) {
+                Ok(()) => add(&job.counts.hard_links, 1),
+                Err(err) => job.fail(&visit.path, err),
+            }
+        } else if matches!(visit.inode.body, Body::Device { .. }) {
+            job.skip(&visit.path, Skipped::Device);
+        } else {
+            let first = String::from_utf8_lossy(first).into_owned();
+            let missing = std::io::ErrorKind::NotFound.into();
+            job.fail(&visit.path, Error::io(format!("the same file as {first}"), missing));
+        }
+    }
+}
+
+fn finish_directories<'a>(
     job: &Job<'a>,
     selection: &Selection<'a>,
     place: &Place,
     root: Inode,
-    names: &FirstNames,
 ) -> Result<()> {
     let mut way = Way::new(place, root)?;
     let mut hidden: Option<Vec<u8>> = None;
     for (path, visit) in selection.visits() {
-        // What could not be read was told by the first pass.
-        let Ok(visit) = visit else { continue };
-        if hidden.as_ref().is_some_and(|above| is_below(&path, above)) {
+        // What could not be read was told when all was made.
+        let Some(visit) = visit.ok().filter(|visit| visit.inode.kind == Kind::Dir) else {
+            continue;
+        };
+        if visit.path.is_empty() || hidden.as_ref().is_some_and(|above| is_below(&path, above)) {
             continue;
         }
         let (above, name) = split(&visit.path);
         while !way.is_at(above) {
             attributes::finish_directory(job, &way.leave()?);
         }
-        if visit.path.is_empty() {
+        if job.lost().contains(&visit.index) {
+            hidden = Some(visit.path);
             continue;
         }
-        let is_lost = job.lost().contains(&visit.index);
-        if visit.inode.kind == Kind::Dir {
-            let entered = if is_lost {
-                None
-            } else {
-                let target = Target { directory: way.here(), name, force: false };
-                target.open_directory().map_err(|err| job.lose(&visit, err)).ok()
-            };
-            match entered {
-                Some(fd) => way.enter(fd, visit)?,
-                None => hidden = Some(visit.path),
+        let target = Target { directory: way.here(), name, force: false };
+        match target.open_directory() {
+            Ok(directory) => way.enter(directory, visit.clone())?,
+            Err(err) => {
+                job.lose(&visit, err);
+                hidden = Some(visit.path);
             }
-            continue;
-        }
-        let Some(first) = names.get(&visit.index).filter(|first| **first != visit.path) else {
-            continue;
-        };
-        let target = Target { directory: way.here(), name, force: job.options.force };
-        if is_lost && matches!(visit.inode.body, Body::Device { .. }) {
-            job.skip(&visit.path, Skipped::Device);
-            continue;
-        }
-        let linked = if is_lost {
-            Err(Error::io(
-                format!("the same file as {}", String::from_utf8_lossy(first)),
-                std::io::ErrorKind::NotFound.into(),
-            ))
-        } else {
-            target.link(place, first)
-        };
-        match linked {
-            Ok(()) => add(&job.counts.hard_links, 1),
-            Err(err) => job.fail(&visit.path, err),
         }
     }
     while !way.is_at(b"") {

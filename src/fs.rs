@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::COMPAT_POSIX_ACL;
 use crate::format::defect::Corrupt;
 use crate::format::digest::Digest;
+use crate::format::dirent;
 use crate::format::field::usize_from_u64;
 use crate::format::index::InodeIndex;
 use crate::format::inode::{self, Body, Inode, Kind};
@@ -53,6 +54,11 @@ impl Tree {
     /// The root digest.
     pub fn root_digest(&self) -> Digest {
         self.store.root_digest()
+    }
+
+    /// How many entries its directories have at most: what visits more goes round in circles.
+    pub(crate) fn entries_max(&self) -> u64 {
+        self.superblock().sections.get(Section::Directories) / dirent::LEN_ON_DISK
     }
 
     /// Whether any inode has an xattr.

@@ -44,6 +44,9 @@ const FOREVER: Duration = Duration::from_secs(u64::MAX);
 /// Background requests (read-ahead) that may be on their way. Above three quarters of it the kernel stops reading ahead.
 const BACKGROUND_MAX: u16 = 128;
 
+/// What the kernel puts in place of a user whom it does not tell (`FUSE_INVALID_UIDGID`).
+const UID_WITHHELD: u32 = u32::MAX;
+
 /// Largest request. It also bounds READ, which follows `read_ahead_kb`.
 const REQUEST_LEN_MAX: u32 = 1 << 20;
 
@@ -196,13 +199,15 @@ impl Server {
         if supported { Errno::ENODATA } else { Errno::EOPNOTSUPP }
     }
 
-    /// Names, each with a zero byte. Those of `trusted.*` are told to everyone, for the kernel does not say who asks when
-    /// mounts may be mapped; their values it gives to the superuser alone.
-    fn xattr_list(&self, ino: INodeNo) -> Result<Vec<u8>> {
+    /// Names, each with a zero byte. `trusted.*` is for the superuser's eyes; the kernel hides its values but not its names.
+    /// Since ID-mapped mounts (Linux 6.12) it may not say who asks; then names are told, for a copy must be whole.
+    fn xattr_list(&self, ino: INodeNo, uid: u32) -> Result<Vec<u8>> {
         let mut list = Vec::new();
         for name in self.tree.xattr_names(inode_index(ino)?)? {
-            list.extend_from_slice(&name);
-            list.push(0);
+            if matches!(uid, 0 | UID_WITHHELD) || !name.starts_with(b"trusted.") {
+                list.extend_from_slice(&name);
+                list.push(0);
+            }
         }
         Ok(list)
     }
@@ -360,12 +365,12 @@ impl Filesystem for Server {
         });
     }
 
-    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.guard(Upcall::Listxattr, ino, || {
             if !self.xattrs {
                 return reply.error(Errno::ENOSYS);
             }
-            match self.xattr_list(ino) {
+            match self.xattr_list(ino, request.uid()) {
                 Ok(list) => reply_sized(reply, &list, size),
                 Err(err) => reply.error(self.fail(Upcall::Listxattr, ino, &err)),
             }

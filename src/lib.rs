@@ -8,6 +8,7 @@
 //! * [`trust`]: who vouches for it?
 //! * [`fs`]: what does the tree say?
 //! * [`mod@verify`]: is all of it true?
+//! * [`manifest`]: what does it hold, as lines of text?
 //! * [`extract`](mod@extract): how does a tree come out of an image?
 //! * [`diff`](mod@diff): what is different between two images?
 //! * `fuse`: how does the kernel ask? (with the feature of that name)
@@ -34,6 +35,7 @@ pub mod fs;
 #[cfg(feature = "fuse")]
 pub mod fuse;
 pub mod image;
+pub mod manifest;
 pub mod store;
 pub mod trust;
 pub mod verify;

@@ -30,12 +30,33 @@ const FILE_LEN_MAX: u64 = 16 * 1024;
 /// Reads a minisign public key file.
 pub fn read_key(path: &Path) -> Result<PublicKey> {
     let text = read_text(path, "key")?;
-    PublicKey::decode(&text).or_else(|_| PublicKey::from_base64(text.trim())).map_err(|err| {
-        Error::io(
-            format!("{} is no minisign public key", path.display()),
-            std::io::Error::other(err),
-        )
+    parse_key(&text).ok_or_else(|| {
+        let what = std::io::Error::other("no minisign public key");
+        Error::io(format!("cannot use {}", path.display()), what)
     })
+}
+
+/// A minisign public key: the text of its file, or its second line only.
+pub fn parse_key(text: &str) -> Option<PublicKey> {
+    PublicKey::decode(text).or_else(|_| PublicKey::from_base64(text.trim())).ok()
+}
+
+/// The bytes that a minisign key file holds: its second line, decoded. `None` when that is not base64.
+pub fn key_file_bytes(text: &str) -> Option<Vec<u8>> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = text.lines().nth(1)?.trim().trim_end_matches('=').bytes();
+    let mut raw = Vec::new();
+    let (mut bits, mut held) = (0_u32, 0_u32);
+    for digit in digits {
+        let value = DIGITS.iter().position(|known| *known == digit)?;
+        held = ((held << 6) | u32::try_from(value).ok()?) & 0xffff;
+        bits = bits.saturating_add(6);
+        if bits >= 8 {
+            bits = bits.saturating_sub(8);
+            raw.push(u8::try_from(held.checked_shr(bits)? & 0xff).ok()?);
+        }
+    }
+    Some(raw)
 }
 
 /// Reads a detached signature file.
@@ -119,7 +140,7 @@ fn signed_root_digest(
 }
 
 /// Whether one of the keys made this signature of this text.
-fn is_signed(text: &str, signature: &[u8], keys: &[PublicKey]) -> bool {
+pub fn is_signed(text: &str, signature: &[u8], keys: &[PublicKey]) -> bool {
     let Some(signature) =
         std::str::from_utf8(signature).ok().and_then(|text| Signature::decode(text).ok())
     else {

@@ -14,6 +14,7 @@ mod inodes;
 mod names;
 mod xattrs;
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -89,7 +90,7 @@ impl Report {
     }
 
     /// A report of one finding: nothing could be looked at.
-    pub fn failed(source: &dyn Source, error: Error) -> Self {
+    fn failed(source: &dyn Source, error: Error) -> Self {
         let mut findings = Findings::default();
         findings.push(error, None, None);
         Report { findings: findings.list, ..Report::new(source) }
@@ -111,16 +112,47 @@ impl Report {
     }
 }
 
-/// How far a verification is: bytes of blocks done, and bytes of blocks in all.
+/// Told how far a verification is: bytes of blocks done, and bytes of blocks in all. Called from several threads.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
-/// Verifies the whole image with a root digest. `progress` is called from several threads.
-pub fn verify(
-    source: &Arc<dyn Source>,
-    root_digest: Digest,
-    workers: NonZeroUsize,
-    progress: Progress<'_>,
+/// How an image is verified.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// Threads that hash and expand.
+    pub workers: NonZeroUsize,
+    /// Who is told.
+    pub progress: Progress<'a>,
+}
+
+impl Default for Options<'_> {
+    /// One thread for each processor, and nobody is told.
+    fn default() -> Self {
+        let workers = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Options { workers, progress: &|_, _| {} }
+    }
+}
+
+impl fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("workers", &self.workers).finish_non_exhaustive()
+    }
+}
+
+/// Verifies the whole image that a source holds, against what `open` names.
+#[expect(clippy::needless_pass_by_value, reason = "as `open_source` takes it")]
+pub fn verify_source(
+    source: Arc<dyn Source>,
+    open: &crate::Options,
+    options: &Options<'_>,
 ) -> Report {
+    match trust::root_digest(&*source, &open.anchor, &open.detached_signatures) {
+        Ok(root_digest) => verify(&source, root_digest, options),
+        Err(err) => Report::failed(&*source, err),
+    }
+}
+
+/// Verifies the whole image with a root digest.
+pub fn verify(source: &Arc<dyn Source>, root_digest: Digest, options: &Options<'_>) -> Report {
     let mut check = Check {
         source,
         root_digest,
@@ -128,7 +160,7 @@ pub fn verify(
         report: Report { root_digest: Some(root_digest), ..Report::new(&**source) },
         findings: Findings::default(),
     };
-    if let Err(err) = check.run(workers, progress) {
+    if let Err(err) = check.run(options) {
         check.findings.push(err, None, None);
     }
     Report {
@@ -196,7 +228,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     /// An error ends it: without what failed, nothing further can be judged.
-    fn run(&mut self, workers: NonZeroUsize, progress: Progress<'_>) -> Result<()> {
+    fn run(&mut self, options: &Options<'_>) -> Result<()> {
         let source = &**self.source;
         let (superblock, used_backup) = store::open_superblock(source, self.root_digest)?;
         self.report.superblock = Some(superblock.clone());
@@ -227,7 +259,7 @@ impl Check<'_> {
         self.account.add(page_list.0, page_list.1);
         let mut blocks = Blocks::of_table(&store, &mut self.findings, &mut self.account);
         self.report.blocks_good =
-            blocks.check(&store, workers, progress, &mut self.findings, &mut self.account);
+            blocks.check(&store, options, &mut self.findings, &mut self.account);
         let tree = Tree::unchecked(store);
         self.report.inodes_checked = inodes::check(&tree, &blocks, &mut self.findings)?;
         if !blocks.bad.is_empty() {

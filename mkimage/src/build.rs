@@ -4,17 +4,17 @@
 mod tests;
 
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
 use ashlarfs::format::digest::Digest;
-use ashlarfs::format::index::{BlockIndex, InodeIndex};
 use ashlarfs::format::inode::Kind;
 use ashlarfs::format::superblock::Section;
-use ashlarfs::format::trailer;
-use ashlarfs::store::proof::{self, BlockKind};
-use ashlarfs::{Anchor, Method};
+use ashlarfs::format::trailer::{self, signed_text};
+use ashlarfs::store::proof::{BlockKind, hash_trailer};
+use ashlarfs::{Method, verify};
 
 use crate::Failure;
 use crate::base::Base;
@@ -23,6 +23,7 @@ use crate::pack::pack;
 use crate::pipeline::Pipeline;
 use crate::plan::{Plan, index, plan};
 use crate::seal::{encode_sections, seal};
+use crate::sign::{Key, sign};
 use crate::tree::{Body, Contents, SourceTree};
 
 /// How an image is built.
@@ -43,8 +44,8 @@ pub(crate) struct Options {
     pub(crate) order: Vec<Vec<u8>>,
     /// A file that changed while it was read is a warning (its old size is kept), not an error.
     pub(crate) ignore_changed: bool,
-    /// Finished minisign-format signatures are asked for here, given the text to sign.
-    pub(crate) sign_keys: Vec<crate::sign::Key>,
+    /// Keys that sign the image.
+    pub(crate) sign_keys: Vec<Key>,
 }
 
 /// Told as the build goes on; all calls come from one thread.
@@ -131,10 +132,9 @@ pub(crate) fn build(
         Ok::<_, Failure>((file, entries, data_block_count, sections, sums))
     })?;
     let seal = seal(&entries, data_block_count, &sections, &plan, METADATA_BLOCK_BITS, options)?;
-    let text = trailer::signed_text(&seal.root_digest, options.image_version);
-    let signatures = crate::sign::sign(&text, &options.sign_keys)?;
-    let trailer = trailer::encode(&signatures, proof::hash_trailer)
-        .ok_or_else(|| Failure::new("more or longer signatures than an image can hold"))?;
+    let text = signed_text(&seal.root_digest, options.image_version);
+    let trailer = trailer::encode(&sign(&text, &options.sign_keys)?, hash_trailer)
+        .ok_or_else(|| Failure::new("the signatures are too large for an image"))?;
     progress.phase("verifying");
     let image_bytes =
         draft.finish(file, &seal, &trailer, |file, digest| prove(file, digest, options.workers))?;
@@ -182,17 +182,16 @@ fn hard_links(plan: &Plan) -> u64 {
 
 /// Reads the finished file with the library that everybody reads it with, and verifies all of it.
 fn prove(file: File, digest: Digest, workers: usize) -> Result<(), Failure> {
-    let wrap = |err| Failure::reading("the image that was just written", &err);
     let source = ashlarfs::image::from_file(file, Method::Pread)
         .map_err(|err| Failure::io("cannot read the image back", &err))?;
-    let tree = ashlarfs::open_source(source, &ashlarfs::Options::new(Anchor::RootDigest(digest)))
-        .map_err(wrap)?;
-    let _ = workers;
-    for block in 0..tree.superblock().block_count {
-        tree.store().check(BlockIndex(block)).map_err(wrap)?;
+    let workers = NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN);
+    let report =
+        verify::verify(&source, digest, &verify::Options { workers, ..Default::default() });
+    match report.findings.first() {
+        Some(finding) => Err(Failure::reading("the image that was just written", &finding.error)),
+        None if report.is_clean() => Ok(()),
+        None => {
+            Err(Failure::new("the image that was just written has bytes that belong to nothing"))
+        }
     }
-    for (_, visit) in tree.walk(InodeIndex::ROOT) {
-        visit.map_err(wrap)?;
-    }
-    Ok(())
 }

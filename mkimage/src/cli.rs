@@ -53,6 +53,7 @@ Set SOURCE_DATE_EPOCH to record a build time, and to hold back times of files th
 /// The root digest of the image, by which it is verified, is written to standard output, and nothing else is.
 /// An existing IMAGE is replaced only when the new one is complete, on disk and verified.
 #[derive(Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 #[command(name = "mkimage", version, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
     /// Directory to pack; with --tar, a tar archive or `-` for standard input
@@ -119,8 +120,8 @@ struct Cli {
     /// Older image whose stored blocks are taken where content is equal
     #[arg(long, value_name = "OLD.img", help_heading = "Image")]
     base: Option<PathBuf>,
-    /// Sign with this secret key (minisign); may be given several times. Passwords are asked for, or taken from
-    /// ASHLAR_KEY_PASSWORD
+    /// Sign with this secret key (minisign); may be given several times. A password is asked for, or taken from the
+    /// environment variable `ASHLAR_KEY_PASSWORD`
     #[arg(long, value_name = "FILE", help_heading = "Image")]
     sign_key: Vec<PathBuf>,
 

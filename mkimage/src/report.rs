@@ -72,8 +72,8 @@ pub(crate) fn summary(summary: &Summary, image: &Path, block_size: u64) -> Strin
             format!(", {}.{} % of {} of content", permille / 10, permille % 10, bytes(content))
         }
     };
-    let mut text = format!("{}: {}{ratio}\n", image.display(), bytes(summary.image_bytes));
-    let mut line = |items: Vec<String>| text.push_str(&format!("  {}\n", items.join(", ")));
+    let mut lines = vec![format!("{}: {}{ratio}\n", image.display(), bytes(summary.image_bytes))];
+    let mut line = |items: Vec<String>| lines.push(format!("  {}\n", items.join(", ")));
     let mut files = vec![
         counted(summary.files, "file", "files"),
         counted(summary.directories, "directory", "directories"),
@@ -104,7 +104,7 @@ pub(crate) fn summary(summary: &Summary, image: &Path, block_size: u64) -> Strin
     }
     line(blocks);
     line(vec![format!("{:.1} s", summary.seconds)]);
-    text
+    lines.concat()
 }
 
 #[cfg(test)]

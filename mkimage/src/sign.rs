@@ -41,25 +41,21 @@ fn open_one(path: &Path) -> Result<Key, Failure> {
     let about =
         |what: &dyn fmt::Display| Failure::new(format!("secret key {}: {what}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|err| about(&err))?;
-    let boxed = || SecretKeyBox::from_string(&text).map_err(|err| no_key(&about, &err));
-    let secret = match boxed()?.into_unencrypted_secret_key() {
-        Ok(secret) => secret,
-        Err(plain) => {
-            // The library tells apart only by its words what is encrypted, what is damaged and what is no key; a key that
-            // is not encrypted says so before any password is used.
-            let is_encrypted = plain.to_string().contains("encrypted");
-            if !is_encrypted {
-                return Err(no_key(&about, &plain));
-            }
-            let password = password(path)?;
-            boxed()?.into_secret_key(Some(password)).map_err(|err| about(&err))?
-        }
+    let no_key = || {
+        about(&"no minisign secret key").hint(
+            "make a pair of keys with `ashlar key generate` or `minisign -G`; signing needs the secret one",
+        )
+    };
+    let raw = ashlarfs::trust::key_file_bytes(&text).ok_or_else(no_key)?;
+    let key = SecretKey::from_bytes(&raw).map_err(|_| no_key())?;
+    let secret = if key.is_encrypted() {
+        let boxed = SecretKeyBox::from_string(&text).map_err(|err| about(&err))?;
+        boxed.into_secret_key(Some(password(path)?)).map_err(|err| about(&err))?
+    } else {
+        // Not through the box, which wants a checksum: `minisign -W` leaves that zero. Signing proves the key.
+        key
     };
     Ok(Key { path: path.to_owned(), secret })
-}
-
-fn no_key(about: &dyn Fn(&dyn fmt::Display) -> Failure, err: &minisign::PError) -> Failure {
-    about(err).hint("make a pair of keys with `ashlar key generate` or `minisign -G`; signing needs the secret one")
 }
 
 fn password(path: &Path) -> Result<String, Failure> {

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::HumanBytes;
-use serde_json::{Value, json};
 
-use super::ls::{Stop, mode_string, record, time_string, written};
+use super::ls::{Record, Stop, json_line, mode_string, time_string, written};
 use super::{Failure, Outcome, TrustArgs, escape};
 use crate::diff::{self, Aspect, Difference, Download, Which};
 use crate::error::Error;
@@ -97,7 +96,10 @@ fn compare(args: &DiffArgs) -> Outcome {
 
 fn open(args: &DiffArgs, image: &Path, root_digest: Option<Digest>) -> Result<Tree, Failure> {
     let trust = TrustArgs { root_digest, key: args.key.clone(), signature: Vec::new() };
-    trust.open(image).map_err(|err| Failure::about(image.display(), &err))
+    trust.open(image).map_err(|err| match err {
+        Error::Io { .. } => err.into(),
+        _ => Failure::about(image.display(), &err),
+    })
 }
 
 fn tell(
@@ -118,7 +120,8 @@ fn tell(
             };
             *counter = counter.saturating_add(1);
             if args.json {
-                writeln!(out, "{}", object(a, b, &difference).map_err(Stop::Image)?)?;
+                out.write_all(&object(a, b, &difference).map_err(Stop::Image)?)?;
+                writeln!(out)?;
             } else if let Difference::Unreadable { path, image, err } = &difference {
                 out.flush()?;
                 let image = if *image == Which::A { &args.a } else { &args.b };
@@ -129,12 +132,9 @@ fn tell(
         }
     }
     if args.json {
-        let last = if args.bytes {
-            json!({ "download": download })
-        } else {
-            json!({ "summary": counts, "download": download })
-        };
-        writeln!(out, "{last}")?;
+        let summary = (!args.bytes).then_some(&*counts);
+        out.write_all(&json_line(&Last { summary, download }).map_err(Stop::Image)?)?;
+        writeln!(out)?;
         return Ok(());
     }
     if !args.bytes {
@@ -162,22 +162,36 @@ fn download_line(download: &Download) -> String {
     )
 }
 
-fn object(a: &Tree, b: &Tree, difference: &Difference) -> Result<Value, Error> {
-    Ok(match difference {
-        Difference::Added(visit) => json!({ "change": "added", "file": record(b, visit)? }),
-        Difference::Removed(visit) => json!({ "change": "removed", "file": record(a, visit)? }),
-        Difference::Changed { a: in_a, b: in_b, aspects } => json!({
-            "change": "changed",
-            "aspects": aspects,
-            "a": record(a, in_a)?,
-            "b": record(b, in_b)?,
-        }),
-        Difference::Unreadable { path, image, err } => json!({
-            "change": "unreadable",
-            "image": image,
-            "path": escape(path),
-            "error": err.to_string(),
-        }),
+/// One line of JSON.
+#[derive(Debug, serde::Serialize)]
+#[serde(tag = "change", rename_all = "lowercase")]
+enum Object<'a> {
+    Added { file: Record },
+    Removed { file: Record },
+    Changed { aspects: &'a [Aspect], a: Box<Record>, b: Box<Record> },
+    Unreadable { image: Which, path: String, error: String },
+}
+
+/// The last line.
+#[derive(Debug, serde::Serialize)]
+struct Last<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<&'a Counts>,
+    download: &'a Download,
+}
+
+fn object(a: &Tree, b: &Tree, difference: &Difference) -> Result<Vec<u8>, Error> {
+    json_line(&match difference {
+        Difference::Added(visit) => Object::Added { file: Record::new(b, visit)? },
+        Difference::Removed(visit) => Object::Removed { file: Record::new(a, visit)? },
+        Difference::Changed { a: in_a, b: in_b, aspects } => Object::Changed {
+            aspects,
+            a: Box::new(Record::new(a, in_a)?),
+            b: Box::new(Record::new(b, in_b)?),
+        },
+        Difference::Unreadable { path, image, err } => {
+            Object::Unreadable { image: *image, path: escape(path), error: err.to_string() }
+        }
     })
 }
 

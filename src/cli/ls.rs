@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::{Value, json};
 
 use super::{Failure, Outcome, TrustArgs, escape};
 use crate::error::Error;
@@ -155,7 +154,7 @@ fn line(args: &LsArgs, tree: &Tree, visit: &Visit) -> Result<Vec<u8>, Error> {
     }
     let name = escape(&visit.path);
     if args.json {
-        return Ok(record(tree, visit)?.to_string().into_bytes());
+        return json_line(&Record::new(tree, visit)?);
     }
     if !args.long {
         return Ok(name.into_bytes());
@@ -175,33 +174,55 @@ fn line(args: &LsArgs, tree: &Tree, visit: &Visit) -> Result<Vec<u8>, Error> {
 }
 
 /// One file as JSON.
-pub(super) fn record(tree: &Tree, visit: &Visit) -> Result<Value, Error> {
-    let attr = Attr::new(visit.index, &visit.inode);
-    let mut record = json!({
-        "path": escape(&visit.path),
-        "type": attr.kind,
-        "mode": format!("{:04o}", attr.permissions),
-        "nlink": attr.nlink,
-        "uid": attr.uid,
-        "gid": attr.gid,
-        "size": attr.size,
-        "mtime_sec": attr.mtime_sec,
-        "mtime_nsec": attr.mtime_nsec,
-    });
-    if let Some(fields) = record.as_object_mut() {
-        match attr.kind {
-            Kind::Link => {
-                let target = escape(&tree.read_link(visit.index)?);
-                fields.insert("target".to_owned(), target.into());
-            }
-            Kind::Char | Kind::Block => {
-                fields.insert("major".to_owned(), attr.device.0.into());
-                fields.insert("minor".to_owned(), attr.device.1.into());
-            }
-            _ => {}
-        }
+#[derive(Debug, serde::Serialize)]
+pub(super) struct Record {
+    path: String,
+    #[serde(rename = "type")]
+    kind: Kind,
+    mode: String,
+    nlink: u32,
+    uid: u32,
+    gid: u32,
+    size: u64,
+    mtime_sec: i64,
+    mtime_nsec: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    major: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    minor: Option<u32>,
+}
+
+impl Record {
+    pub(super) fn new(tree: &Tree, visit: &Visit) -> Result<Self, Error> {
+        let attr = Attr::new(visit.index, &visit.inode);
+        let target = match attr.kind {
+            Kind::Link => Some(escape(&tree.read_link(visit.index)?)),
+            _ => None,
+        };
+        let device = matches!(attr.kind, Kind::Char | Kind::Block).then_some(attr.device);
+        Ok(Record {
+            path: escape(&visit.path),
+            kind: attr.kind,
+            mode: format!("{:04o}", attr.permissions),
+            nlink: attr.nlink,
+            uid: attr.uid,
+            gid: attr.gid,
+            size: attr.size,
+            mtime_sec: attr.mtime_sec,
+            mtime_nsec: attr.mtime_nsec,
+            target,
+            major: device.map(|(major, _)| major),
+            minor: device.map(|(_, minor)| minor),
+        })
     }
-    Ok(record)
+}
+
+/// A value as one line of JSON.
+pub(super) fn json_line(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+    // cannot fail: text and numbers in structs, written to memory
+    serde_json::to_vec(value).map_err(|err| Error::io("cannot write JSON", err.into()))
 }
 
 /// Type and permissions as `ls -l` shows them: `-rwsr-xr-x`.

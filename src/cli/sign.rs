@@ -1,21 +1,225 @@
-//! `ashlar sign`: who vouches for an image?
+//! `ashlar sign`: someone vouches for an image.
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
+use minisign::SignatureBox;
 
-use super::{Failure, Outcome, TrustArgs};
+use super::key::{key_id, public_key, read_secret};
+use super::{Failure, Outcome};
+use crate::error::Error;
+use crate::format::digest::Digest;
+use crate::format::superblock::Superblock;
+use crate::format::trailer::{self, signed_text};
+use crate::format::{SIGNATURE_LEN_MAX, SIGNATURES_MAX};
+use crate::image::{self, Method, Source};
+use crate::store::{self, proof};
+use crate::trust::{self, Anchor};
 
 /// Arguments of `ashlar sign`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+What is signed is the text that `ashlar inspect --signed-text IMAGE` writes. Where the secret key must not come near
+the image, write that text into a file, sign it with `minisign -Sm FILE`, and bring back FILE.minisig for --attach.
+
+The image is replaced by a copy with the signature in its trailer; who has the old one open or mounted keeps it.")]
+#[command(group(ArgGroup::new("what").required(true).args(["key", "attach", "remove"])))]
 pub struct SignArgs {
-    #[command(flatten)]
-    trust: TrustArgs,
+    /// Secret key (minisign) to sign with
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Put a signature that was made elsewhere into the image
+    #[arg(long, value_name = "FILE")]
+    attach: Option<PathBuf>,
+    /// Take the signatures by a key out of the image
+    #[arg(long, value_name = "KEYID")]
+    remove: Option<String>,
+    /// Write the signature to IMAGE.minisig and leave the image alone
+    #[arg(long, requires = "key")]
+    detached: bool,
+    /// Public key that the attached signature must be by
+    #[arg(long, value_name = "FILE", requires = "attach")]
+    public_key: Option<PathBuf>,
+    /// Sign nothing but the image that has this root digest
+    #[arg(long, value_name = "HEX")]
+    root_digest: Option<Digest>,
     /// The image
     image: PathBuf,
 }
 
+/// The image to be signed.
+struct Target {
+    /// Where it really is: a symlink is followed, not replaced.
+    path: PathBuf,
+    root_digest: Digest,
+    superblock: Superblock,
+    signatures: Vec<Vec<u8>>,
+}
+
 /// Runs it.
 pub fn run(args: &SignArgs) -> Outcome {
-    Err(Failure::new(format!("not built yet: {args:?}")))
+    let mut target = open(args)?;
+    let text = signed_text(&target.root_digest, target.superblock.image_version);
+    let (added, keys) = if let Some(key) = &args.key {
+        let secret = read_secret(key)?;
+        let public = public_key(&secret)?;
+        // No time in it: all that is said is what was signed.
+        let version = target.superblock.image_version;
+        let comment = format!("ashlar image {} version {version}", target.root_digest);
+        let signature = minisign::sign(
+            Some(&public),
+            &secret,
+            text.as_bytes(),
+            Some(&comment),
+            Some("signature of an ashlar image"),
+        )
+        .map_err(|err| Failure::new(format!("cannot sign: {err}")))?;
+        let key = trust::parse_key(&public.to_base64());
+        (Some(signature), vec![key.ok_or_else(|| Failure::new("cannot sign with this key"))?])
+    } else if let Some(path) = &args.attach {
+        let signature = read_signature(path)?;
+        let keys =
+            args.public_key.iter().map(|path| trust::read_key(path)).collect::<Result<_, _>>()?;
+        (Some(signature), keys)
+    } else {
+        (None, Vec::new())
+    };
+    let raw = added.as_ref().map(|signature| signature.to_string().into_bytes());
+    let checkable = raw.as_ref().filter(|_| !keys.is_empty());
+    if checkable.is_some_and(|raw| !trust::is_signed(&text, raw, &keys)) {
+        return Err(Failure::new("the signature is not of this image by that key")
+            .hint("what has to be signed is the output of `ashlar inspect --signed-text`"));
+    }
+    if args.detached {
+        let path = beside(&args.image, ".minisig");
+        replace(&path, None, &raw.unwrap_or_default(), |_| Ok(()))?;
+        eprintln!("ashlar: wrote {}", path.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let gone = match (&added, &args.remove) {
+        (Some(signature), _) => key_id(signature.keynum()),
+        (None, Some(id)) => id.to_ascii_uppercase(),
+        (None, None) => String::new(),
+    };
+    let before = target.signatures.len();
+    target.signatures.retain(|raw| signer(raw).as_ref() != Some(&gone));
+    if added.is_none() && target.signatures.len() == before {
+        return Err(Failure::new(format!("the image has no signature by key {gone}")));
+    }
+    target.signatures.extend(raw);
+    rewrite(&target)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(args: &SignArgs) -> Result<Target, Failure> {
+    let shown = args.image.display();
+    let about = |err: &Error| Failure::about(args.image.display(), err);
+    let path = fs::canonicalize(&args.image)
+        .map_err(|err| Failure::new(format!("cannot open {shown}: {err}")))?;
+    if !path.is_file() && !args.detached {
+        return Err(Failure::new(format!("{shown} is no regular file"))
+            .hint("use --detached, or sign the image before it is written to a device"));
+    }
+    let source = image::open(&path, Method::Pread)?;
+    let anchor = args.root_digest.map_or(Anchor::Unauthenticated, Anchor::RootDigest);
+    let root_digest = trust::root_digest(&*source, &anchor, &[]).map_err(|err| about(&err))?;
+    let (superblock, _) =
+        store::open_superblock(&*source, root_digest).map_err(|err| about(&err))?;
+    if source.len() < superblock.image_len {
+        return Err(Failure::new(format!("{shown} is truncated")));
+    }
+    let signatures = trust::read_trailer(&*source, superblock.image_len).unwrap_or_else(|err| {
+        eprintln!("ashlar: warning: {shown}: {err}; the signatures in it are lost");
+        Vec::new()
+    });
+    Ok(Target { path, root_digest, superblock, signatures })
+}
+
+fn read_signature(path: &Path) -> Result<SignatureBox, Failure> {
+    let raw = trust::read_signature(path)?;
+    let text = String::from_utf8_lossy(&raw);
+    SignatureBox::from_string(&text)
+        .map_err(|err| Failure::new(format!("{} is no minisign signature: {err}", path.display())))
+}
+
+/// The id of the key that made a signature, if it is one.
+fn signer(raw: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(raw).ok()?;
+    Some(key_id(SignatureBox::from_string(text).ok()?.keynum()))
+}
+
+/// Puts a copy of the image with the new trailer in its place.
+fn rewrite(target: &Target) -> Result<(), Failure> {
+    let trailer = trailer::encode(&target.signatures, proof::hash_trailer).ok_or_else(|| {
+        Failure::new(format!(
+            "a trailer holds {SIGNATURES_MAX} signatures of {SIGNATURE_LEN_MAX} bytes at most, this would be {}",
+            target.signatures.len()
+        ))
+    })?;
+    let image_len = target.superblock.image_len;
+    replace(&target.path, Some(image_len), &trailer, |source| {
+        // Believed only when read back.
+        let same = store::open_superblock(source, target.root_digest)?.0 == target.superblock;
+        let signatures = trust::read_trailer(source, image_len)?;
+        if same && signatures == target.signatures { Ok(()) } else { Err(Error::Invalid) }
+    })
+}
+
+/// Writes a file beside `path`, has it checked and renames it to `path`: there is the old file or the new one at any
+/// time, whatever happens. With `keep`, so many bytes of the old file come first.
+fn replace(
+    path: &Path,
+    keep: Option<u64>,
+    content: &[u8],
+    check: impl Fn(&dyn Source) -> Result<(), Error>,
+) -> Result<(), Failure> {
+    let draft = beside(path, &format!(".{}.tmp", std::process::id()));
+    let result = write_draft(path, &draft, keep, content)
+        .map_err(|err| Failure::new(format!("cannot write {}: {err}", draft.display())))
+        .and_then(|()| {
+            let source = image::open(&draft, Method::Pread)?;
+            check(&*source).map_err(|err| Failure::about(draft.display(), &err))
+        })
+        .and_then(|()| {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let directory = directory.unwrap_or(Path::new("."));
+            fs::rename(&draft, path)
+                .and_then(|()| File::open(directory)?.sync_all())
+                .map_err(|err| Failure::new(format!("cannot write {}: {err}", path.display())))
+        });
+    if result.is_err() && draft.exists() {
+        fs::remove_file(&draft).unwrap_or_default();
+    }
+    result
+}
+
+fn write_draft(path: &Path, draft: &Path, keep: Option<u64>, content: &[u8]) -> io::Result<()> {
+    let old = keep.map(|_| File::open(path)).transpose()?;
+    let mode =
+        old.as_ref().map_or(Ok(0o644), |old| old.metadata().map(|meta| meta.mode() & 0o777))?;
+    let mut new = File::options().write(true).create_new(true).mode(mode).open(draft)?;
+    if let (Some(old), Some(keep)) = (old, keep) {
+        // copy_file_range(2): no copy at all where the filesystem can share the bytes.
+        let copied = io::copy(&mut (&old).take(keep), &mut new)?;
+        if copied != keep {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let meta = old.metadata()?;
+        // Only root may give a file away; for everyone else it is theirs already.
+        std::os::unix::fs::fchown(&new, Some(meta.uid()), Some(meta.gid())).unwrap_or_default();
+        new.set_permissions(meta.permissions())?;
+    }
+    new.write_all(content)?;
+    new.sync_all()
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().as_bytes().to_vec();
+    name.extend_from_slice(suffix.as_bytes());
+    PathBuf::from(std::ffi::OsStr::from_bytes(&name))
 }

@@ -10,11 +10,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::{Failure, Outcome, TrustArgs, escape, warn_unauthenticated};
+use super::{Failure, Outcome, TrustArgs, escape, say, warn_unauthenticated};
 use crate::error::{Corrupt, Error};
+use crate::format::field::u64_from_usize;
 use crate::image::{self, Method};
-use crate::trust::{self, Anchor};
-use crate::verify::{Finding, Report, verify};
+use crate::trust::Anchor;
+use crate::verify::{self, Finding, Report};
 
 /// Exit status, as of fsck(8): there is damage, and it is still there.
 const DAMAGE: u8 = 4;
@@ -90,28 +91,21 @@ pub fn run(args: &VerifyArgs) -> Outcome {
             None
         }
     };
-    let report = match trust::root_digest(&*source, &options.anchor, &options.detached_signatures) {
-        Ok(digest) => {
-            let bar = progress_bar(args);
-            let report = verify(&source, digest, workers(args), &|done, total| {
-                bar.set_length(total);
-                bar.set_position(done);
-            });
-            bar.finish_and_clear();
-            report
-        }
-        Err(err) => Report::failed(&*source, err),
+    let bar = progress_bar(args);
+    let progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
     };
+    let mut how = verify::Options { progress: &progress, ..verify::Options::default() };
+    how.workers = args.workers.unwrap_or(how.workers);
+    let report = verify::verify_source(source, &options, &how);
+    bar.finish_and_clear();
     if args.json {
-        println!("{}", to_json(&args.image, authenticated_by, &report));
+        say(&format!("{}\n", to_json(&args.image, authenticated_by, &report)))?;
     } else {
-        write_text(&report, args.quiet);
+        say(&to_text(&report, args.quiet))?;
     }
     Ok(ExitCode::from(status(&report)))
-}
-
-fn workers(args: &VerifyArgs) -> NonZeroUsize {
-    args.workers.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// On a terminal only; a bar that is not drawn costs nothing.
@@ -140,49 +134,48 @@ fn status(report: &Report) -> u8 {
     if status == 0 && !report.is_clean() { UNKNOWN } else { status }
 }
 
-fn write_text(report: &Report, quiet: bool) {
+fn to_text(report: &Report, quiet: bool) -> String {
+    let mut lines = Vec::new();
     for finding in &report.findings {
-        println!("{}: {}", class(&finding.error), message(finding));
+        lines.push(format!("{}: {}", class(&finding.error), message(finding)));
         let paths = finding.files.iter().map(|path| escape(path));
         let lost = finding.unnamed.iter().map(|inode| format!("inode {inode}, whose path is lost"));
-        paths.chain(lost).take(FILES_SHOWN).for_each(|file| println!("    hits {file}"));
+        lines.extend(paths.chain(lost).take(FILES_SHOWN).map(|file| format!("    hits {file}")));
         let hit = finding.files.len().saturating_add(finding.unnamed.len());
         match hit.saturating_sub(FILES_SHOWN) {
-            0 if finding.more_files => println!("    and more"),
+            0 if finding.more_files => lines.push("    and more".to_owned()),
             0 => {}
-            more => {
-                println!("    and {more}{} more", if finding.more_files { " or" } else { "" });
-            }
+            more if finding.more_files => lines.push(format!("    and {more} or more others")),
+            more => lines.push(format!("    and {more} more")),
         }
     }
     if report.findings_omitted > 0 {
-        println!("and {} more findings", report.findings_omitted);
+        lines.push(format!("and {} more findings", report.findings_omitted));
     }
-    if quiet {
-        return;
+    if !quiet {
+        summarize(report, &mut lines);
     }
+    lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
+}
+
+fn summarize(report: &Report, lines: &mut Vec<String>) {
     let blocks = report.superblock.as_ref().map_or(0, |superblock| superblock.block_count);
-    if report.is_clean() {
-        println!(
-            "clean: {} bytes in {blocks} blocks, {} inodes",
-            report.bytes_checked, report.inodes_checked
-        );
+    let Report { bytes_checked, file_bytes, blocks_good, inodes_checked, slack_bytes, .. } = report;
+    lines.push(if report.is_clean() {
+        format!("clean: {bytes_checked} bytes in {blocks} blocks, {inodes_checked} inodes")
     } else {
-        println!(
-            "not clean: {} findings; {} of {} bytes checked, {} of {blocks} blocks good",
-            u64::try_from(report.findings.len())
-                .unwrap_or(u64::MAX)
-                .saturating_add(report.findings_omitted),
-            report.bytes_checked,
-            report.file_bytes,
-            report.blocks_good
-        );
-    }
-    if report.slack_bytes > 0 {
-        println!("{} bytes behind the image on the device are no part of it", report.slack_bytes);
+        let findings =
+            u64_from_usize(report.findings.len()).saturating_add(report.findings_omitted);
+        format!(
+            "not clean: {findings} findings; {bytes_checked} of {file_bytes} bytes checked, \
+             {blocks_good} of {blocks} blocks good"
+        )
+    });
+    if *slack_bytes > 0 {
+        lines.push(format!("{slack_bytes} bytes behind the image on the device are no part of it"));
     }
     if let Some(digest) = report.root_digest {
-        println!("root digest: {digest}");
+        lines.push(format!("root digest: {digest}"));
     }
 }
 

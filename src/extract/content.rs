@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::Scope;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -51,16 +51,14 @@ impl Queue {
         scope: &'scope Scope<'scope, '_>,
         job: &'scope Job<'_>,
         workers: usize,
-    ) -> (Self, Vec<ScopedJoinHandle<'scope, ()>>) {
+    ) -> Self {
         let (sender, receiver) = sync_channel(workers.saturating_mul(WAITING_PER_WORKER));
         let receiver = Arc::new(Mutex::new(receiver));
-        let handles = (0..workers)
-            .map(|_| {
-                let receiver = Arc::clone(&receiver);
-                scope.spawn(move || work(job, &receiver))
-            })
-            .collect();
-        (Queue(sender), handles)
+        for _ in 0..workers {
+            let receiver = Arc::clone(&receiver);
+            scope.spawn(move || work(job, &receiver));
+        }
+        Queue(sender)
     }
 }
 

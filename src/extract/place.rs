@@ -71,6 +71,24 @@ impl Place {
         Ok(Place { root: Arc::new(root), existed })
     }
 
+    /// Makes a hard link; both paths are below the target.
+    pub(super) fn link(&self, first: &[u8], further: &[u8], force: bool) -> Result<()> {
+        let doing = wrap("cannot make the hard link");
+        let ((from, from_name), (to, to_name)) = (split(first), split(further));
+        let from = self.directory(from).map_err(&doing)?;
+        let to = self.directory(to).map_err(&doing)?;
+        let target = Target { directory: &to, name: to_name, force };
+        let made = target
+            .make(|name| rustix::fs::linkat(&from, from_name, &to, name, AtFlags::empty()))
+            .map_err(&doing)?;
+        made.commit(&to, to_name)?;
+        if made.name(to_name) != to_name {
+            // rename(2) does nothing when both names are the same file's already.
+            made.discard(&to, to_name);
+        }
+        Ok(())
+    }
+
     /// The directory at a path below the target.
     fn directory(&self, path: &[u8]) -> rustix::io::Result<Arc<OwnedFd>> {
         let flags = DIRECTORY.difference(OFlags::RDONLY).union(OFlags::PATH);
@@ -184,21 +202,5 @@ impl Target<'_> {
 
     fn open(&self) -> rustix::io::Result<OwnedFd> {
         rustix::fs::openat(self.directory, self.name, DIRECTORY, Mode::empty())
-    }
-
-    /// Makes a hard link to the file whose path below the target is `first`.
-    pub(super) fn link(&self, place: &Place, first: &[u8]) -> Result<()> {
-        let doing = wrap("cannot make the hard link");
-        let (above, name) = split(first);
-        let from = place.directory(above).map_err(&doing)?;
-        let made = self
-            .make(|to| rustix::fs::linkat(&from, name, self.directory, to, AtFlags::empty()))
-            .map_err(&doing)?;
-        made.commit(self.directory, self.name)?;
-        if made.name(self.name) != self.name {
-            // rename(2) does nothing when both names are the same file's already.
-            made.discard(self.directory, self.name);
-        }
-        Ok(())
     }
 }

@@ -1,10 +1,9 @@
 //! Is every block true, and does the table describe them all? Blocks are shared out among threads.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::account::Account;
-use super::{Findings, Progress};
+use super::{Findings, Options, Progress};
 use crate::error::{Corrupt, Error};
 use crate::format::entry::{ENTRIES_PER_PAGE, Entry, LEN_ON_DISK};
 use crate::format::field::{u32_from_u64, u32_from_usize, usize_from_u32};
@@ -55,7 +54,7 @@ impl Blocks {
             }
             match read {
                 Ok(entries) => {
-                    blocks.check_place(first, &entries, due, findings);
+                    check_place(first, &entries, due, findings);
                     due = entries.last().map(Entry::end);
                     blocks.check_lengths(superblock, first, &entries, findings);
                 }
@@ -68,23 +67,6 @@ impl Blocks {
             }
         }
         blocks
-    }
-
-    /// The first block of a page lies where the last one of the page before ended (S-26).
-    fn check_place(
-        &self,
-        first: u32,
-        entries: &[Entry],
-        due: Option<u64>,
-        findings: &mut Findings,
-    ) {
-        if let (Some(expected), Some(entry)) = (due, entries.first())
-            && entry.offset != expected
-        {
-            let (block, offset) = (BlockIndex(first), entry.offset);
-            let corrupt = Corrupt::EntryOffset { block, offset, expected };
-            findings.push(corrupt.into(), Some(block), Some(offset));
-        }
     }
 
     /// Notes the content lengths of a page's blocks and holds those of metadata blocks against their section (S-31).
@@ -112,8 +94,7 @@ impl Blocks {
     pub(super) fn check(
         &mut self,
         store: &Store,
-        workers: NonZeroUsize,
-        progress: Progress<'_>,
+        options: &Options<'_>,
         findings: &mut Findings,
         account: &mut Account,
     ) -> u64 {
@@ -123,9 +104,9 @@ impl Blocks {
             next: AtomicU64::new(0),
             bytes_done: AtomicU64::new(0),
             bytes: store.superblock().table_offset.saturating_sub(superblock::LEN_ON_DISK),
-            progress,
+            progress: options.progress,
         };
-        let workers = workers.get().min(self.content_lens.len().max(1));
+        let workers = options.workers.get().min(self.content_lens.len().max(1));
         let mut works: Vec<Work> = std::thread::scope(|scope| {
             let others: Vec<_> =
                 (1..workers).map(|_| scope.spawn(|| shared.work(Work::default()))).collect();
@@ -169,6 +150,17 @@ impl Blocks {
             count
         }));
         counts
+    }
+}
+
+/// The first block of a page lies where the last one of the page before ended (S-26).
+fn check_place(first: u32, entries: &[Entry], due: Option<u64>, findings: &mut Findings) {
+    if let (Some(expected), Some(entry)) = (due, entries.first())
+        && entry.offset != expected
+    {
+        let (block, offset) = (BlockIndex(first), entry.offset);
+        let corrupt = Corrupt::EntryOffset { block, offset, expected };
+        findings.push(corrupt.into(), Some(block), Some(offset));
     }
 }
 

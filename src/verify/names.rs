@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::hits::cost;
-use crate::format::dirent;
 use crate::format::field::usize_from_u32;
 use crate::format::index::InodeIndex;
 use crate::format::inode::Kind;
-use crate::format::superblock::Section;
 use crate::fs::Tree;
 
 /// Bytes of paths that are kept.
@@ -26,8 +24,7 @@ struct Found {
 /// Fills in the paths of the inodes that `paths` has.
 pub(super) fn find(tree: &Tree, paths: &mut BTreeMap<InodeIndex, Vec<Vec<u8>>>) {
     // A sound tree has no more entries than its section has room for. One with more, or with a circle, ends here.
-    let section_len = tree.superblock().sections.get(Section::Directories);
-    let mut entries_left = section_len / dirent::LEN_ON_DISK;
+    let mut entries_left = tree.entries_max();
     let mut bytes_left = BYTES_MAX;
     let mut directories = vec![Found { inode: InodeIndex::ROOT, parent: 0, name: Vec::new() }];
     if let Some(names) = paths.get_mut(&InodeIndex::ROOT) {

@@ -31,6 +31,16 @@ pub(super) enum Place {
     Sparse { extents: Box<[Extent]>, size: u64 },
 }
 
+impl Place {
+    /// The file's size.
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Place::None => 0,
+            Place::Whole { size, .. } | Place::Sparse { size, .. } => *size,
+        }
+    }
+}
+
 /// Content of the files of an archive.
 #[derive(Debug)]
 pub(crate) struct TarContents {

@@ -14,12 +14,12 @@ pub(super) struct NoNumber(pub(super) &'static str);
 const CHECKSUM: (usize, usize) = (148, 8);
 
 impl<'a> Header<'a> {
-    pub(super) fn is_zero(&self) -> bool {
+    pub(super) fn is_zero(self) -> bool {
         self.0.iter().all(|byte| *byte == 0)
     }
 
     /// Whether its checksum is right, the one thing by which a header is known.
-    pub(super) fn is_header(&self) -> bool {
+    pub(super) fn is_header(self) -> bool {
         let Ok(told) = self.number("checksum", CHECKSUM) else { return false };
         let counted = |at: usize| {
             if (CHECKSUM.0..CHECKSUM.0 + CHECKSUM.1).contains(&at) { b' ' } else { self.0[at] }
@@ -30,16 +30,16 @@ impl<'a> Header<'a> {
         told == sum || told == signed
     }
 
-    fn field(&self, (at, len): (usize, usize)) -> &'a [u8] {
+    fn field(self, (at, len): (usize, usize)) -> &'a [u8] {
         &self.0[at..at + len]
     }
 
-    fn is_posix(&self) -> bool {
+    fn is_posix(self) -> bool {
         self.field((257, 6)) == b"ustar\0"
     }
 
     /// The path, its prefix included.
-    pub(super) fn path(&self) -> Vec<u8> {
+    pub(super) fn path(self) -> Vec<u8> {
         let name = text(self.field((0, 100)));
         // GNU keeps times where POSIX has a prefix, and star keeps them in its last 24 bytes.
         let prefix = match (self.is_posix(), self.field((508, 4)) == b"tar\0") {
@@ -50,53 +50,53 @@ impl<'a> Header<'a> {
         if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
     }
 
-    pub(super) fn link(&self) -> Vec<u8> {
+    pub(super) fn link(self) -> Vec<u8> {
         text(self.field((157, 100))).to_vec()
     }
 
-    pub(super) fn type_flag(&self) -> u8 {
+    pub(super) fn type_flag(self) -> u8 {
         self.0[156]
     }
 
-    pub(super) fn mode(&self) -> Result<i64, NoNumber> {
+    pub(super) fn mode(self) -> Result<i64, NoNumber> {
         self.number("mode", (100, 8))
     }
 
-    pub(super) fn uid(&self) -> Result<i64, NoNumber> {
+    pub(super) fn uid(self) -> Result<i64, NoNumber> {
         self.number("uid", (108, 8))
     }
 
-    pub(super) fn gid(&self) -> Result<i64, NoNumber> {
+    pub(super) fn gid(self) -> Result<i64, NoNumber> {
         self.number("gid", (116, 8))
     }
 
-    pub(super) fn size(&self) -> Result<i64, NoNumber> {
+    pub(super) fn size(self) -> Result<i64, NoNumber> {
         self.number("size", (124, 12))
     }
 
-    pub(super) fn mtime(&self) -> Result<i64, NoNumber> {
+    pub(super) fn mtime(self) -> Result<i64, NoNumber> {
         self.number("mtime", (136, 12))
     }
 
-    pub(super) fn device(&self) -> Result<(i64, i64), NoNumber> {
+    pub(super) fn device(self) -> Result<(i64, i64), NoNumber> {
         Ok((self.number("devmajor", (329, 8))?, self.number("devminor", (337, 8))?))
     }
 
     /// The map of GNU's old sparse files: its first four entries, and whether records with more follow.
-    pub(super) fn sparse_map(&self) -> Result<(Vec<(i64, i64)>, bool), NoNumber> {
+    pub(super) fn sparse_map(self) -> Result<(Vec<(i64, i64)>, bool), NoNumber> {
         Ok((self.sparse_entries(386, 4)?, self.0[482] != 0))
     }
 
     /// The same of a record with more.
-    pub(super) fn more_sparse_map(&self) -> Result<(Vec<(i64, i64)>, bool), NoNumber> {
+    pub(super) fn more_sparse_map(self) -> Result<(Vec<(i64, i64)>, bool), NoNumber> {
         Ok((self.sparse_entries(0, 21)?, self.0[504] != 0))
     }
 
-    pub(super) fn sparse_size(&self) -> Result<i64, NoNumber> {
+    pub(super) fn sparse_size(self) -> Result<i64, NoNumber> {
         self.number("realsize", (483, 12))
     }
 
-    fn sparse_entries(&self, first: usize, count: usize) -> Result<Vec<(i64, i64)>, NoNumber> {
+    fn sparse_entries(self, first: usize, count: usize) -> Result<Vec<(i64, i64)>, NoNumber> {
         let entries = (0..count).map(|nth| first + nth * 24).take_while(|at| self.0[*at] != 0);
         entries
             .map(|at| {
@@ -106,7 +106,7 @@ impl<'a> Header<'a> {
     }
 
     /// A number in octal, or in binary when its first bit is set.
-    fn number(&self, name: &'static str, at: (usize, usize)) -> Result<i64, NoNumber> {
+    fn number(self, name: &'static str, at: (usize, usize)) -> Result<i64, NoNumber> {
         let field = self.field(at);
         let number = match field.first() {
             Some(first) if first & 0x80 != 0 => binary(field),

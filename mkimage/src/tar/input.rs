@@ -112,10 +112,6 @@ impl Input {
         &self.name
     }
 
-    pub(super) fn position(&self) -> u64 {
-        self.position
-    }
-
     /// The next record; `None` where the archive ends.
     pub(super) fn record(&mut self) -> Result<Option<[u8; RECORD_LEN]>, Failure> {
         let mut record = [0; RECORD_LEN];

@@ -1,1 +1,1 @@
-
+//! Archives go in.
