@@ -1,4 +1,13 @@
 //! How often does the kernel ask? What it was told once, it must never ask again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says aloud what it skips"
+)]
 
 #[path = "support/mount.rs"]
 mod mount;
@@ -32,7 +41,7 @@ fn with_xattr(tree: &Path) {
 
 fn run(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) {
     let status = Command::new(&program).args(args).stdout(Stdio::null()).status().unwrap();
-    assert!(status.success(), "{:?} {args:?}", program.as_ref());
+    assert!(status.success(), "{} {args:?}", program.as_ref().display());
 }
 
 /// Everything a machine does all day, done once; `ls -lR` apart.

@@ -39,8 +39,10 @@ fn everything_that_a_directory_can_hold() {
     fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"not-utf8-\xff")), b"").unwrap();
     if is_root() {
         let device = makedev(4095, 1_048_575);
-        mknodat(CWD, at("tty"), FileType::CharacterDevice, Mode::from_raw_mode(0o620), device).unwrap();
-        mknodat(CWD, at("disk"), FileType::BlockDevice, Mode::from_raw_mode(0o660), makedev(8, 1)).unwrap();
+        mknodat(CWD, at("tty"), FileType::CharacterDevice, Mode::from_raw_mode(0o620), device)
+            .unwrap();
+        mknodat(CWD, at("disk"), FileType::BlockDevice, Mode::from_raw_mode(0o660), makedev(8, 1))
+            .unwrap();
         std::os::unix::fs::lchown(at("link"), Some(4_000_000_000), Some(7)).unwrap();
     }
     let listing = listed(dir.path());
@@ -72,7 +74,8 @@ fn extended_attributes_of_every_kind_of_file() {
     for name in ["one", "two", "other"] {
         fs::write(at(name), b"").unwrap();
     }
-    let set = |path: &Path, name: &str, value: &[u8]| lsetxattr(path, name, value, XattrFlags::empty());
+    let set =
+        |path: &Path, name: &str, value: &[u8]| lsetxattr(path, name, value, XattrFlags::empty());
     if set(&at("one"), "user.b", b"2").is_err() {
         eprintln!("skipped: no extended attributes in {}", dir.path().display());
         return;
@@ -84,12 +87,18 @@ fn extended_attributes_of_every_kind_of_file() {
     symlink("x", at("link")).unwrap();
     if is_root() {
         set(&at("link"), "trusted.itself", b"t").unwrap();
-        set(&at("other"), "security.capability", b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0").unwrap();
+        set(&at("other"), "security.capability", b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0")
+            .unwrap();
     }
     let (tree, contents) = scanned(dir.path());
     let listing = list(&tree, &contents);
-    let xattrs = |name: &str| listing[name].split_once("Some").map_or("", |(_, set)| set).to_owned();
-    assert!(xattrs("/one").contains("[117, 115, 101, 114, 46, 97], [49, 0, 255]"), "{}", xattrs("/one"));
+    let xattrs =
+        |name: &str| listing[name].split_once("Some").map_or("", |(_, set)| set).to_owned();
+    assert!(
+        xattrs("/one").contains("[117, 115, 101, 114, 46, 97], [49, 0, 255]"),
+        "{}",
+        xattrs("/one")
+    );
     assert_eq!(xattrs("/one"), xattrs("/two"));
     assert!(!xattrs("").is_empty());
     if is_root() {
@@ -118,7 +127,11 @@ fn holes_are_told_and_read_as_zeros() {
     if data == 0 {
         eprintln!("skipped in part: the file system of {} tells of no holes", dir.path().display());
     } else {
-        assert_eq!(content.next_data((5 << 20) + (1 << 20)).unwrap(), 8 << 20, "none after the last data");
+        assert_eq!(
+            content.next_data((5 << 20) + (1 << 20)).unwrap(),
+            8 << 20,
+            "none after the last data"
+        );
     }
     let mut buf = [1; 8];
     content.read_exact_at(&mut buf, (5 << 20) - 4).unwrap();
@@ -151,7 +164,8 @@ fn trees_deeper_than_paths_can_be() {
     let excluded = vec![name.as_bytes().to_vec(); 100].join(&b'/');
     let filter = Filter::new(&[[&excluded[..], b"/bottom"].concat()], &[]).unwrap();
     let (tree, _) =
-        scan(dir.path(), &options(&filter, Path::new("/nowhere/image")), &Warnings::default()).unwrap();
+        scan(dir.path(), &options(&filter, Path::new("/nowhere/image")), &Warnings::default())
+            .unwrap();
     assert_eq!(tree.nodes.len(), 101);
 }
 
@@ -163,9 +177,11 @@ fn what_is_excluded_is_not_even_read() {
     fs::create_dir_all(at("usr/cache")).unwrap();
     fs::write(at("usr/a.pyc"), b"").unwrap();
     fs::write(at("usr/a.py"), b"").unwrap();
-    let filter = Filter::new(&[b"var/cache".to_vec(), b"typo".to_vec()], &["\\.pyc$".into()]).unwrap();
+    let filter =
+        Filter::new(&[b"var/cache".to_vec(), b"typo".to_vec()], &["\\.pyc$".into()]).unwrap();
     let (tree, contents) =
-        scan(dir.path(), &options(&filter, Path::new("/nowhere/image")), &Warnings::default()).unwrap();
+        scan(dir.path(), &options(&filter, Path::new("/nowhere/image")), &Warnings::default())
+            .unwrap();
     let listing = list(&tree, &contents);
     let paths: Vec<_> = listing.keys().map(String::as_str).collect();
     assert_eq!(paths, ["", "/usr", "/usr/a.py", "/usr/cache", "/var"]);
@@ -194,20 +210,36 @@ fn the_image_is_not_part_of_itself() {
 fn changes_are_told_with_the_name() {
     type Change = fn(&Path);
     let cases: [(&str, Change, &str); 7] = [
-        ("appended", |path| fs::write(path, b"longer than before").unwrap(), "its size was 6 bytes and is 18"),
+        (
+            "appended",
+            |path| fs::write(path, b"longer than before").unwrap(),
+            "its size was 6 bytes and is 18",
+        ),
         ("cut", |path| fs::write(path, b"cut").unwrap(), "its size was 6 bytes and is 3"),
         ("rewritten", |path| fs::write(path, b"after!").unwrap(), "it was written to"),
         ("gone", |path| fs::remove_file(path).unwrap(), "vanished"),
-        ("chmod", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap(), "attributes"),
-        ("replaced", |path| {
-            let other = path.with_extension("new");
-            fs::write(&other, b"before").unwrap();
-            fs::rename(other, path).unwrap();
-        }, "replaced"),
-        ("pipe", |path| {
-            fs::remove_file(path).unwrap();
-            mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
-        }, "vanished"),
+        (
+            "chmod",
+            |path| fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap(),
+            "attributes",
+        ),
+        (
+            "replaced",
+            |path| {
+                let other = path.with_extension("new");
+                fs::write(&other, b"before").unwrap();
+                fs::rename(other, path).unwrap();
+            },
+            "replaced",
+        ),
+        (
+            "pipe",
+            |path| {
+                fs::remove_file(path).unwrap();
+                mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+            },
+            "vanished",
+        ),
     ];
     for (name, change, said) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -261,7 +293,11 @@ fn a_directory_below_a_symlink_or_file_is_no_source() {
 #[test]
 fn other_file_systems_can_be_left_out() {
     let filter = Filter::default();
-    let options = ScanOptions { one_file_system: true, xattrs: false, ..options(&filter, Path::new("/nowhere/image")) };
+    let options = ScanOptions {
+        one_file_system: true,
+        xattrs: false,
+        ..options(&filter, Path::new("/nowhere/image"))
+    };
     let dev = |path: &str| fs::metadata(path).map(|metadata| metadata.dev());
     if !matches!((dev("/dev"), dev("/dev/shm")), (Ok(a), Ok(b)) if a != b) {
         eprintln!("skipped: /dev/shm is no file system of its own");
