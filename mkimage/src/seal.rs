@@ -6,6 +6,7 @@ use ashlarfs::format::digest::Digest;
 use ashlarfs::format::entry::{self, ENTRIES_PER_PAGE, Entry};
 use ashlarfs::format::index::{BlockIndex, InodeIndex};
 use ashlarfs::format::inode::{Body as InodeBody, Inode, Kind, Runs, Tail};
+use ashlarfs::format::run::Run;
 use ashlarfs::format::superblock::{self, Section, SectionLens, Superblock};
 use ashlarfs::format::{dirent, xattr};
 use ashlarfs::store::proof;
@@ -112,7 +113,7 @@ fn file_body(layout: &Layout, tail_len: u32, section: &mut Vec<u8>) -> InodeBody
         [run] => Runs::One(*run),
         many => {
             let first = (section.len() / ashlarfs::format::run::LEN) as u64;
-            section.extend(many.iter().flat_map(|run| run.encode()));
+            section.extend(many.iter().flat_map(Run::encode));
             Runs::Many { first, count: many.len() as u32 }
         }
     };

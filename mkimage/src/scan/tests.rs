@@ -42,11 +42,7 @@ fn everything_that_a_directory_can_hold() {
         let device = makedev(4095, 1_048_575);
         mknodat(CWD, at("tty"), FileType::CharacterDevice, Mode::from_raw_mode(0o620), device)
             .unwrap();
-<<<<<<< HEAD
         mknodat(CWD, at("disk"), FileType::BlockDevice, Mode::from_raw_mode(0o600), makedev(8, 1))
-=======
-        mknodat(CWD, at("disk"), FileType::BlockDevice, Mode::from_raw_mode(0o660), makedev(8, 1))
->>>>>>> fuse
             .unwrap();
         std::os::unix::fs::lchown(at("link"), Some(4_000_000_000), Some(7)).unwrap();
     }
