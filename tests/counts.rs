@@ -1,13 +1,4 @@
 //! How often does the kernel ask? What it was told once, it must never ask again.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions,
-    clippy::print_stderr,
-    reason = "a test fails by panicking, and says aloud what it skips"
-)]
 
 #[path = "support/mount.rs"]
 mod mount;

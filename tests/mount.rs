@@ -1,13 +1,4 @@
 //! Is a mounted image what it should be, does it end as it should, and what if not?
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions,
-    clippy::print_stderr,
-    reason = "a test fails by panicking, and says aloud what it skips"
-)]
 
 #[path = "support/mount.rs"]
 mod mount;

@@ -42,10 +42,9 @@ pub(crate) fn list(tree: &SourceTree, contents: &dyn Contents) -> Listing {
         let first = first_names.entry(id).or_insert_with(|| path.clone()).clone();
         let body = match &node.body {
             Body::File { size } => format!("{size} {}", content_hash(contents, id, *size)),
-            Body::Dir(_) => String::new(),
             Body::Link(target) => format!("-> {}", crate::text::shown(target)),
             Body::Device(major, minor) => format!("{major}:{minor}"),
-            Body::Plain => String::new(),
+            Body::Dir(_) | Body::Plain => String::new(),
         };
         let xattrs = node.xattrs.map(|set| &tree.xattr_sets[set as usize]);
         listing.insert(
@@ -66,7 +65,8 @@ fn content_hash(contents: &dyn Contents, node: NodeId, size: u64) -> String {
     while at < size {
         let data = content.next_data(at).unwrap();
         assert!((at..=size).contains(&data));
-        std::io::copy(&mut std::io::Read::take(std::io::repeat(0), data - at), &mut hasher).unwrap();
+        std::io::copy(&mut std::io::Read::take(std::io::repeat(0), data - at), &mut hasher)
+            .unwrap();
         let mut buf = vec![0xee; usize::try_from((size - data).min(5000)).unwrap()];
         if !buf.is_empty() {
             content.read_exact_at(&mut buf, data).unwrap();

@@ -29,6 +29,7 @@ fn listed(source: &Path) -> Listing {
 fn everything_that_a_directory_can_hold() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1711)).unwrap();
     fs::create_dir(at("d")).unwrap();
     fs::write(at("d/file"), b"content").unwrap();
     fs::set_permissions(at("d/file"), fs::Permissions::from_mode(0o4751)).unwrap();
@@ -41,7 +42,7 @@ fn everything_that_a_directory_can_hold() {
         let device = makedev(4095, 1_048_575);
         mknodat(CWD, at("tty"), FileType::CharacterDevice, Mode::from_raw_mode(0o620), device)
             .unwrap();
-        mknodat(CWD, at("disk"), FileType::BlockDevice, Mode::from_raw_mode(0o660), makedev(8, 1))
+        mknodat(CWD, at("disk"), FileType::BlockDevice, Mode::from_raw_mode(0o600), makedev(8, 1))
             .unwrap();
         std::os::unix::fs::lchown(at("link"), Some(4_000_000_000), Some(7)).unwrap();
     }
@@ -59,10 +60,10 @@ fn everything_that_a_directory_can_hold() {
     assert!(line("/pipe").starts_with("Fifo 600 "));
     assert!(line("/socket").starts_with("Sock "));
     assert!(line("/not-utf8-\\xff").starts_with("File "));
-    assert!(line("").starts_with("Dir 700 "), "the root's own attributes");
+    assert!(line("").starts_with("Dir 1711 "), "the root's own attributes");
     if is_root() {
         assert!(line("/tty").contains(" 4095:1048575 "));
-        assert!(line("/disk").starts_with("Block 660 ") && line("/disk").contains(" 8:1 "));
+        assert!(line("/disk").starts_with("Block 600 ") && line("/disk").contains(" 8:1 "));
         assert!(line("/link").contains(" 4000000000:7 "));
     }
 }
