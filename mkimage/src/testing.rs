@@ -42,10 +42,9 @@ pub(crate) fn list(tree: &SourceTree, contents: &dyn Contents) -> Listing {
         let first = first_names.entry(id).or_insert_with(|| path.clone()).clone();
         let body = match &node.body {
             Body::File { size } => format!("{size} {}", content_hash(contents, id, *size)),
-            Body::Dir(_) => String::new(),
             Body::Link(target) => format!("-> {}", crate::text::shown(target)),
             Body::Device(major, minor) => format!("{major}:{minor}"),
-            Body::Plain => String::new(),
+            Body::Dir(_) | Body::Plain => String::new(),
         };
         let xattrs = node.xattrs.map(|set| &tree.xattr_sets[set as usize]);
         listing.insert(

@@ -521,7 +521,7 @@ fn archives_of_a_directory_are_that_directory() {
                     .iter()
                     .map(|(path, line)| {
                         let (head, rest) = line.split_once('.').unwrap();
-                        let rest = rest[9..].rsplit_once(|c| c == 'S' || c == 'N').unwrap().0;
+                        let rest = rest[9..].rsplit_once(['S', 'N']).unwrap().0;
                         format!("{path} {head} {rest}")
                     })
                     .collect()
