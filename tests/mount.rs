@@ -175,14 +175,14 @@ fn in_the_foreground_a_signal_unmounts() {
                 .spawn()
                 .unwrap();
             assert!(within(Duration::from_secs(10), || is_mounted(&point)));
-            server
+            (server, Mount::found(point.clone()))
         };
         let signal = |server: &std::process::Child, signal| {
             let pid = Pid::from_raw(server.id().try_into().unwrap()).unwrap();
             rustix::process::kill_process(pid, signal).unwrap();
         };
         for which in [Signal::TERM, Signal::INT] {
-            let mut server = start();
+            let (mut server, _undo) = start();
             signal(&server, which);
             let status = server.wait().unwrap();
             assert_eq!(status.code(), Some(0), "{which:?}");
@@ -192,7 +192,7 @@ fn in_the_foreground_a_signal_unmounts() {
             assert!(log.contains("is mounted on") && log.contains("unmounted"), "{log}");
         }
         // Who still reads may go on; the name is gone at once.
-        let mut server = start();
+        let (mut server, _undo) = start();
         let open = File::open(point.join("sub/large")).unwrap();
         signal(&server, Signal::TERM);
         assert!(within(Duration::from_secs(10), || !is_mounted(&point)));

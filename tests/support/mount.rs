@@ -5,15 +5,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 /// The command under test.
 pub const ASHLAR: &str = env!("CARGO_BIN_EXE_ashlar");
+
+/// What is mounted now, and by which test's thread.
+static MOUNTS: Mutex<Vec<(ThreadId, PathBuf, Pid)>> = Mutex::new(Vec::new());
 
 /// Whether this machine lets us mount; says aloud why not.
 pub fn can_mount(test: &str) -> bool {
@@ -39,7 +43,17 @@ pub fn limited(test: &str, seconds: u64, body: impl FnOnce() + Send + 'static) {
         done.send(()).unwrap();
     });
     match wait.recv_timeout(Duration::from_secs(seconds)) {
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{test} took more than {seconds} s"),
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            let mounts = MOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+            for (owner, point, server) in mounts.iter() {
+                if *owner == worker.thread().id() {
+                    rustix::process::kill_process(*server, Signal::KILL).ok();
+                    rustix::mount::unmount(point, UnmountFlags::DETACH).ok();
+                }
+            }
+            drop(mounts);
+            panic!("{test} took more than {seconds} s");
+        }
         // The test's own panic is the one to see.
         _ => worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
     }
@@ -105,7 +119,9 @@ impl Mount {
     /// What is mounted on `point`.
     pub fn found(point: PathBuf) -> Mount {
         let pid = status(&point)["pid"].as_i64().unwrap();
-        Mount { point, server: Pid::from_raw(pid.try_into().unwrap()).unwrap() }
+        let server = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        MOUNTS.lock().unwrap().push((thread::current().id(), point.clone(), server));
+        Mount { point, server }
     }
 
     /// The report of `ashlar status --json`.
@@ -152,8 +168,11 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let detach = rustix::mount::UnmountFlags::DETACH;
-        let unmounted = rustix::mount::unmount(&self.point, detach).is_ok();
+        MOUNTS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(_, _, server)| *server != self.server);
+        let unmounted = rustix::mount::unmount(&self.point, UnmountFlags::DETACH).is_ok();
         if unmounted && !within(Duration::from_secs(5), || !self.server_lives()) {
             rustix::process::kill_process(self.server, Signal::KILL).ok();
         }
