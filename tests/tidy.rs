@@ -160,6 +160,9 @@ fn files_stay_short_and_say_what_they_answer() {
     for path in sources("src").into_iter().chain(sources("mkimage/src")) {
         let text = fs::read_to_string(&path).unwrap();
         let (shown, _) = code(&path);
+        if path.file_name().is_some_and(|name| name == "tests.rs") {
+            continue;
+        }
         let len = text.lines().take_while(|line| !line.starts_with("mod tests {")).count();
         if len > LINES_MAX {
             wrong.push(format!("{shown} has {len} lines, {LINES_MAX} are enough"));
