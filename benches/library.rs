@@ -2,7 +2,6 @@
 //!
 //! Run with `cargo bench`. The image is made of generated files, half of which compress, so that runs on different machines
 //! measure the same work; comparisons with other file systems are `benches/compare`'s.
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};

@@ -262,14 +262,19 @@ pub(crate) fn escape(bytes: &[u8]) -> String {
         for c in chunk.valid().chars() {
             if c == '\\' || c.is_control() {
                 let mut buf = [0; 4];
-                c.encode_utf8(&mut buf)
-                    .bytes()
-                    .for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+                c.encode_utf8(&mut buf).bytes().for_each(|byte| escape_byte(&mut text, byte));
             } else {
                 text.push(c);
             }
         }
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+        chunk.invalid().iter().for_each(|byte| escape_byte(&mut text, *byte));
     }
     text
+}
+
+fn escape_byte(text: &mut String, byte: u8) {
+    text.push_str("\\x");
+    text.extend(
+        [byte >> 4, byte & 0xf].into_iter().filter_map(|digit| char::from_digit(digit.into(), 16)),
+    );
 }

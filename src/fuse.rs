@@ -54,7 +54,7 @@ const REQUEST_LEN_MAX: u32 = 1 << 20;
 /// the tree equals the tree.
 pub const ROOT_DIGEST_XATTR: &str = "user.ashlar.root_digest";
 
-/// Where SELinux keeps a file's label.
+/// Where `SELinux` keeps a file's label.
 const SELINUX_XATTR: &str = "security.selinux";
 
 /// What the kernel is promised and asked for at the start; what an older kernel does not have is left out.
@@ -93,7 +93,7 @@ pub struct Server {
     image: Option<OwnedFd>,
     /// Whether xattrs are answered at all. If not, the first question for one is the last.
     xattrs: bool,
-    /// Whether any inode may have an SELinux label.
+    /// Whether any inode may have a label of `SELinux`.
     labels: bool,
 }
 

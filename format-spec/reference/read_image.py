@@ -50,12 +50,12 @@ RULES = {
         "S-16": "SectionLayout", "S-17": "SectionLength", "S-18": "Label", "S-23": "Codec", "S-24": "EntryReserved",
         "S-25": "EntryLength", "S-26": "EntryOffset", "S-30": "Expansion", "S-31": "SectionBlock", "S-40": "InodeType",
         "S-41": "Root", "S-42": "InodeReserved", "S-43": "InodeTime", "S-44": "LinkCount", "S-45": "FileSize",
-        "S-46": "SymlinkTarget", "S-47": "DeviceNumber", "S-48": "Unreachable", "S-50": "RunsOutside",
-        "S-51": "RunOrder", "S-52": "RunSplit", "S-53": "RunBlock", "S-54": "RunBlockLength", "S-55": "Tail",
-        "S-56": "BlockUnused", "S-60": "DirectoryRecord", "S-61": "NameLength", "S-62": "NameBytes",
+        "S-46": "SymlinkTarget", "S-47": "DeviceNumber", "S-48": "Unreachable", "S-49": "LinkLayout",
+        "S-50": "RunsOutside", "S-51": "RunOrder", "S-52": "RunSplit", "S-53": "RunBlock", "S-54": "RunBlockLength",
+        "S-55": "Tail", "S-56": "BlockUnused", "S-57": "RunLayout", "S-60": "DirectoryRecord", "S-61": "NameLength", "S-62": "NameBytes",
         "S-63": "NameOrder", "S-64": "EntryInode", "S-65": "EntryType", "S-66": "Parent", "S-67": "DirentReserved",
-        "S-68": "Depth", "S-70": "XattrOutside", "S-71": "XattrName", "S-72": "XattrOrder", "S-73": "XattrSize",
-        "S-74": "XattrReserved", "S-75": "AclFlag"},
+        "S-68": "Depth", "S-69": "DirectoryLayout", "S-70": "XattrOutside", "S-71": "XattrName", "S-72": "XattrOrder",
+        "S-73": "XattrSize", "S-74": "XattrReserved", "S-75": "AclFlag", "S-76": "XattrLayout"},
 }
 
 
@@ -177,17 +177,13 @@ def expand(index, stored, content_len):
 
     if stored[:4] != b"\x28\xb5\x2f\xfd" or len(stored) < 6:
         bad("it does not start with a frame")
-    flags = stored[4]
-    single, checksum = flags >> 5 & 1, flags >> 2 & 1
-    id_len, size_len = (0, 1, 2, 4)[flags & 3], (single, 2, 4, 8)[flags >> 6]
-    at = 5 + (not single)
-    if any(stored[at:at + id_len]):
-        bad("it needs a dictionary")
-    at += id_len
-    if size_len:
-        declared = int.from_bytes(stored[at:at + size_len], "little") + (256 if size_len == 2 else 0)
-        if declared != content_len:
-            bad(f"it declares a content of {declared}")
+    if stored[4] & 0x3F != 0x20:
+        bad(f"its frame header descriptor is {stored[4]:#x}")
+    size_len = (1, 2, 4, 8)[stored[4] >> 6]
+    at = 5
+    declared = int.from_bytes(stored[at:at + size_len], "little") + (256 if size_len == 2 else 0)
+    if declared != content_len:
+        bad(f"it declares a content of {declared}")
     at += size_len
     last = False
     while not last:
@@ -196,12 +192,10 @@ def expand(index, stored, content_len):
         at += 3 + (1 if kind == 1 else size)
         if at > len(stored):
             bad("its frame is cut off")
-    at += 4 * checksum
     if at != len(stored):
         bad(f"its frame ends at {at}")
     try:
-        # SPEC.md sets no limit on the window that a frame declares; this is the library's own.
-        content = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(stored, max_output_size=content_len)
+        content = zstandard.ZstdDecompressor().decompress(stored, max_output_size=content_len)
     except zstandard.ZstdError as error:
         bad(error)
     if len(content) != content_len:
@@ -264,7 +258,7 @@ class Inode(NamedTuple):
                 fail("S-60", f"{text}: {self.a} entries in [{self.at}:{self.at + self.size}] of {room}")
         if kind == REG:
             full, tail = divmod(self.size, sb.block_size)
-            if (self.a == 0) != (full == 0) or (self.a == 0 and self.at != 0):
+            if full >= 1 << 32 or (self.a == 0) != (full == 0) or (self.a == 0 and self.at != 0):
                 fail("S-50", f"{text}: {self.a} runs at {self.at} for {full} blocks")
             records = sb.section_len["runs"] // RUN_LEN
             if self.a > 1 and self.at + self.a > records:
@@ -564,6 +558,28 @@ def check_trailer(source, image_len):
     return length
 
 
+class Layout:
+    """Records of files, directories and symlinks lie back to back in the order of their inodes."""
+
+    def __init__(self, sb):
+        self.rules = {REG: ("S-57", sb.section_len["runs"] // RUN_LEN), DIR: ("S-69", sb.section_len["directories"]),
+                      LINK: ("S-49", sb.section_len["links"])}
+        self.due = dict.fromkeys(self.rules, 0)
+
+    def place(self, index, inode):
+        kind = inode.type
+        length = (inode.a if inode.a > 1 else 0) if kind == REG else inode.size if kind in (DIR, LINK) else 0
+        if length:
+            if inode.at != self.due[kind]:
+                fail(self.rules[kind][0], f"the record of inode {index} is at {inode.at}, not at {self.due[kind]}")
+            self.due[kind] += length
+
+    def finish(self):
+        for kind, (rule, length) in self.rules.items():
+            if self.due[kind] != length:
+                fail(rule, f"the last record ends at {self.due[kind]}, the section at {length}")
+
+
 def verify(image):
     """Checks every rule; returns the number of bytes that belong to the image and its trailer, each of them read."""
     sb, source = image.sb, image.source
@@ -587,9 +603,10 @@ def verify(image):
     types, parents, nlinks, has_acl = array("H"), array("I"), array("I"), False
     short = array("I", itertools.accumulate((n != sb.block_size for n in data_len), initial=0))  # such blocks so far
     uses = array("q", bytes(8 * (sb.data_block_count + 1)))  # uses of a block, as differences to the one before it
-    sets_seen = set()
+    sets, layout = {}, Layout(sb)  # the end of each xattr set; where the records of the other sections are due
     for index in range(sb.inode_count):
         inode = image.read_inode(index)
+        layout.place(index, inode)
         types.append(inode.type)
         parents.append(inode.b if inode.type == DIR else 0)
         nlinks.append(inode.nlink)
@@ -606,10 +623,20 @@ def verify(image):
                 image.check_tail(index, inode, data_len[inode.b])
                 uses[inode.b] += 1
                 uses[inode.b + 1] -= 1
-        if inode.xattrs not in sets_seen:
-            for name, _ in image.xattrs(index, inode):
+        if inode.xattrs != NONE and inode.xattrs not in sets:
+            end = inode.xattrs + 2
+            for name, value in image.xattrs(index, inode):
                 has_acl |= name.startswith(ACL_PREFIX)
-            sets_seen.add(inode.xattrs)
+                end += 8 + len(name) + len(value)
+            sets[inode.xattrs] = end
+    layout.finish()
+    due = 0
+    for start, end in sorted(sets.items()):
+        if start != due:
+            fail("S-76", f"an xattr set at {start}, the one before it ends at {due}")
+        due = end
+    if due != sb.section_len["xattrs"]:
+        fail("S-76", f"the last xattr set ends at {due}, the section at {sb.section_len['xattrs']}")
 
     named, subdirs = array("I", bytes(4 * len(types))), array("I", bytes(4 * len(types)))
     for index in range(sb.inode_count):

@@ -136,8 +136,8 @@ pub(crate) fn build(
     let trailer = trailer::encode(&sign(&text, &options.sign_keys)?, hash_trailer)
         .ok_or_else(|| Failure::new("the signatures are too large for an image"))?;
     progress.phase("verifying");
-    let image_bytes =
-        draft.finish(file, &seal, &trailer, |file, digest| prove(file, digest, options.workers))?;
+    let image_bytes = draft
+        .finish(&file, &seal, &trailer, |file, digest| prove(file, digest, options.workers))?;
     let count = |kind| {
         plan.nodes.iter().filter(|node| plan.tree.nodes[index(**node)].kind == kind).count() as u64
     };

@@ -78,7 +78,7 @@ impl Draft {
     /// Completes the image, proves it and gives it its name. `prove` opens the file anew and verifies the whole of it.
     pub(crate) fn finish(
         mut self,
-        file: File,
+        file: &File,
         seal: &Seal,
         trailer: &[u8],
         prove: impl FnOnce(File, Digest) -> Result<(), Failure>,

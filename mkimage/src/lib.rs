@@ -27,6 +27,8 @@ mod scan;
 mod seal;
 mod sign;
 mod tar;
+#[cfg(test)]
+mod testing;
 mod text;
 mod tree;
 mod xattrs;

@@ -6,6 +6,7 @@ use ashlarfs::format::digest::Digest;
 use ashlarfs::format::entry::{self, ENTRIES_PER_PAGE, Entry};
 use ashlarfs::format::index::{BlockIndex, InodeIndex};
 use ashlarfs::format::inode::{Body as InodeBody, Inode, Kind, Runs, Tail};
+use ashlarfs::format::run::Run;
 use ashlarfs::format::superblock::{self, Section, SectionLens, Superblock};
 use ashlarfs::format::{dirent, xattr};
 use ashlarfs::store::proof;
@@ -112,7 +113,7 @@ fn file_body(layout: &Layout, tail_len: u32, section: &mut Vec<u8>) -> InodeBody
         [run] => Runs::One(*run),
         many => {
             let first = (section.len() / ashlarfs::format::run::LEN) as u64;
-            many.iter().for_each(|run| section.extend_from_slice(&run.encode()));
+            section.extend(many.iter().flat_map(Run::encode));
             Runs::Many { first, count: many.len() as u32 }
         }
     };
@@ -142,7 +143,7 @@ fn directory_body(
         let kind: Kind = plan.tree.nodes[index(*child)].kind;
         section.extend_from_slice(&dirent::encode(plan.inodes[index(*child)], name_end, kind));
     }
-    children.iter().for_each(|(name, _)| section.extend_from_slice(name));
+    section.extend(children.iter().flat_map(|(name, _)| name.iter()));
     let size = section.len() as u64 - at;
     Ok((size, InodeBody::Dir { at, entries: children.len() as u32, parent }))
 }

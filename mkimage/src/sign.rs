@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use minisign::{SecretKey, SecretKeyBox};
+use minisign::{PublicKey, SecretKey, SecretKeyBox};
 
 use crate::Failure;
 
@@ -18,6 +18,8 @@ const KEYS_MAX: usize = ashlarfs::format::SIGNATURES_MAX as usize;
 pub(crate) struct Key {
     path: PathBuf,
     secret: SecretKey,
+    /// Each signature is held against it, which tells a damaged secret key.
+    public: PublicKey,
 }
 
 impl fmt::Debug for Key {
@@ -52,10 +54,11 @@ fn open_one(path: &Path) -> Result<Key, Failure> {
         let boxed = SecretKeyBox::from_string(&text).map_err(|err| about(&err))?;
         boxed.into_secret_key(Some(password(path)?)).map_err(|err| about(&err))?
     } else {
-        // Not through the box, which wants a checksum: `minisign -W` leaves that zero. Signing proves the key.
+        // Not through the box, which wants a checksum: `minisign -W` leaves that zero.
         key
     };
-    Ok(Key { path: path.to_owned(), secret })
+    let public = PublicKey::from_secret_key(&secret).map_err(|err| about(&err))?;
+    Ok(Key { path: path.to_owned(), secret, public })
 }
 
 fn password(path: &Path) -> Result<String, Failure> {
@@ -86,7 +89,7 @@ pub(crate) fn sign(text: &str, keys: &[Key]) -> Result<Vec<Vec<u8>>, Failure> {
     let comment = format!("ashlar image {digest} version {version}");
     let sign_one = |key: &Key| {
         minisign::sign(
-            None,
+            Some(&key.public),
             &key.secret,
             text.as_bytes(),
             Some(&comment),

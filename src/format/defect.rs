@@ -287,6 +287,7 @@ impl fmt::Display for Untrusted {
 }
 
 impl fmt::Display for Corrupt {
+    #[expect(clippy::too_many_lines, reason = "one line for each rule, in the order of SPEC")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Corrupt as C;
         match self {

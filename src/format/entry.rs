@@ -90,8 +90,12 @@ impl Entry {
     pub fn encode(&self) -> [u8; LEN] {
         let mut raw = [0; LEN];
         field::put(&mut raw, 0, &self.digest.0);
-        let [a, b, c, d, e, f, _, _] = self.offset.to_le_bytes();
-        field::put(&mut raw, OFFSET_AT, &[a, b, c, d, e, f]);
+        // cannot fail: eight bytes have six
+        field::put(
+            &mut raw,
+            OFFSET_AT,
+            self.offset.to_le_bytes().first_chunk::<6>().unwrap_or(&[0; 6]),
+        );
         let codec = match self.codec {
             Codec::None => 0,
             Codec::Zstd => 1,

@@ -40,8 +40,9 @@ pub fn get_u32(raw: &[u8], at: usize) -> u32 {
 }
 /// The 48-bit integer at `at`.
 pub fn get_u48(raw: &[u8], at: usize) -> u64 {
-    let [a, b, c, d, e, f] = array(raw, at);
-    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    let mut wide = [0; 8];
+    put(&mut wide, 0, &array::<6>(raw, at));
+    u64::from_le_bytes(wide)
 }
 /// The 64-bit integer at `at`.
 pub fn get_u64(raw: &[u8], at: usize) -> u64 {

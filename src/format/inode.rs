@@ -306,7 +306,7 @@ fn decode_file(
 ) -> Result<Body, Corrupt> {
     let block_size = 1_u64.checked_shl(block_bits.into()).unwrap_or(u64::MAX);
     let full = size.checked_shr(block_bits.into()).unwrap_or(0);
-    let tail_len = field::u32_from_u64(size % block_size);
+    let tail_len = field::u32_from_u64(size.checked_rem(block_size).unwrap_or(0));
     let outside = Corrupt::RunsOutside { inode, at, count: a };
     // File blocks are 32 bits wide in run records; a longer file would have blocks that no run can name.
     let full = u32::try_from(full).map_err(|_| outside.clone())?;

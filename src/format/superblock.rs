@@ -320,7 +320,7 @@ impl Superblock {
 }
 
 /// Inode indexes are 32 bits wide and `NONE` is not one of them.
-const INODES_LEN_MAX: u64 = (NONE as u64 - 1) * inode::LEN_ON_DISK;
+const INODES_LEN_MAX: u64 = 0xffff_fffe * inode::LEN_ON_DISK;
 
 fn decode_label(raw: &[u8]) -> Result<String, Corrupt> {
     let raw = raw.get(..LABEL_LEN).unwrap_or_default();

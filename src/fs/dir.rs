@@ -172,18 +172,13 @@ impl Directory<'_> {
     }
 
     fn piece(&self, at: u64, len: usize) -> Result<Piece<'_>> {
-        match &self.whole {
-            Some(record) => {
-                let start = usize_from_u64(at);
-                let range = start..start.saturating_add(len);
-                record.get(range).map(Piece::Borrowed).ok_or(Error::Invalid)
-            }
-            None => {
-                let span =
-                    self.tree.section(Section::Directories, self.at.saturating_add(at), len)?;
-                Ok(Piece::Owned(span))
-            }
-        }
+        let Some(record) = &self.whole else {
+            let span = self.tree.section(Section::Directories, self.at.saturating_add(at), len)?;
+            return Ok(Piece::Owned(span));
+        };
+        let start = usize_from_u64(at);
+        let range = start..start.saturating_add(len);
+        record.get(range).map(Piece::Borrowed).ok_or(Error::Invalid)
     }
 
     /// All entries from `nth` on.

@@ -196,7 +196,7 @@ impl FileReader<'_> {
                     Corrupt::RunBlockLength { inode: self.index, block, content_len }.into()
                 );
             }
-            let start = usize_from_u64(at % u64::from(block_size));
+            let start = usize_from_u64(at.checked_rem(block_size.into()).unwrap_or(0));
             let here = usize_from_u32(block_size).saturating_sub(start).min(rest.len());
             let (piece, after) = rest.split_at_mut_checked(here).ok_or(Error::Invalid)?;
             if here == usize_from_u32(block_size) {

@@ -5,7 +5,7 @@ use std::ops::{Deref, Range};
 use super::Tree;
 use crate::error::{Error, Result};
 use crate::format::defect::Corrupt;
-use crate::format::field::{u32_from_u64, u64_from_usize, usize_from_u32};
+use crate::format::field::{u32_from_u64, u64_from_usize, usize_from_u64};
 use crate::format::index::BlockIndex;
 use crate::format::superblock::Section;
 use crate::store::block::Block;
@@ -63,7 +63,7 @@ impl Tree {
             return Err(Error::Invalid);
         }
         let size = u64::from(superblock.metadata_block_size());
-        let nth = at / size;
+        let nth = at.checked_div(size).unwrap_or(0);
         let index = superblock.section_first_block(section).saturating_add(u32_from_u64(nth));
         let block = self.store.get(BlockIndex(index))?;
         let expected = section_len.saturating_sub(nth.saturating_mul(size)).min(size);
@@ -75,6 +75,6 @@ impl Tree {
             }
             .into());
         }
-        Ok((block, usize_from_u32(u32_from_u64(at % size))))
+        Ok((block, usize_from_u64(at.checked_rem(size).unwrap_or(0))))
     }
 }

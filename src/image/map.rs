@@ -24,7 +24,7 @@ use super::Source;
 #[derive(Debug)]
 pub struct Map {
     file: File,
-    map: Mmap,
+    mapped: Mmap,
     /// Its place among the maps that the signal handler knows; without one the map is not used.
     slot: Option<&'static Slot>,
 }
@@ -62,17 +62,17 @@ impl Map {
         // SAFETY: needed: the bytes of the map may change under us, which Rust forbids for `&[u8]`. No reference to them is
         // ever made: `copy` reads through a raw pointer into private memory, and what is copied is hashed before use. If
         // the file shrinks, the two guards above turn the fault into an error.
-        let map = unsafe { Mmap::map(&file)? };
+        let mapped = unsafe { Mmap::map(&file)? };
         // Reads jump; the kernel's own guess of what comes next is made per file by `pread` and faults alike.
         let slot = SLOTS.iter().find(|slot| {
             slot.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         });
         if let Some(slot) = slot {
             slot.lost.store(false, Ordering::Release);
-            slot.start.store(map.as_ptr().addr(), Ordering::Release);
-            slot.end.store(map.as_ptr().addr().saturating_add(map.len()), Ordering::Release);
+            slot.start.store(mapped.as_ptr().addr(), Ordering::Release);
+            slot.end.store(mapped.as_ptr().addr().saturating_add(mapped.len()), Ordering::Release);
         }
-        Ok(Map { file, map, slot })
+        Ok(Map { file, mapped, slot })
     }
 
     /// Copies from the map; false when that could not be done, or not be relied on.
@@ -81,8 +81,8 @@ impl Map {
             return false;
         };
         let Ok(start) = usize::try_from(offset) else { return false };
-        let inside = start.checked_add(buf.len()).is_some_and(|end| end <= self.map.len());
-        if !inside || !populate(&self.map, start, buf.len()) {
+        let inside = start.checked_add(buf.len()).is_some_and(|end| end <= self.mapped.len());
+        if !inside || !populate(&self.mapped, start, buf.len()) {
             return false;
         }
         // SAFETY: needed: a copy that makes no reference to memory that others may write. `start + buf.len()` lies inside
@@ -90,7 +90,7 @@ impl Map {
         // lost meanwhile, the handler puts zeros there and sets `lost`, which is looked at below.
         unsafe {
             std::ptr::copy_nonoverlapping(
-                self.map.as_ptr().wrapping_add(start),
+                self.mapped.as_ptr().wrapping_add(start),
                 buf.as_mut_ptr(),
                 buf.len(),
             );
@@ -216,7 +216,7 @@ mod tests {
 
         // The second guard by itself: a page that was populated and then lost.
         // SAFETY: the address lies inside the map; its page is gone, so the read raises SIGBUS, which the handler answers.
-        let zero = unsafe { std::ptr::read_volatile(map.map.as_ptr().wrapping_add(32 * 1024)) };
+        let zero = unsafe { std::ptr::read_volatile(map.mapped.as_ptr().wrapping_add(32 * 1024)) };
         assert_eq!(zero, 0);
         assert!(map.slot.unwrap().lost.load(Ordering::Acquire));
         map.read_exact_at(&mut buf, 0).unwrap();

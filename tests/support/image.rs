@@ -1,4 +1,5 @@
 //! Images for tests: one that uses every feature of the format, and a source that holds an image in memory.
+#![allow(unreachable_pub, dead_code, reason = "shared by test binaries, each of which uses a part")]
 
 use std::io;
 use std::path::{Path, PathBuf};

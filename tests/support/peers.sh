@@ -16,7 +16,8 @@ suite=${ASHLAR_PEERS_SUITE:-trixie}
 packages=(erofs-utils squashfs-tools squashfuse)
 commands=(mkfs.erofs erofsfuse mksquashfs squashfuse squashfuse_ll)
 
-has_zstd() { "$1" --help 2>&1 | grep -qw zstd; }
+# Not through `grep -q`, which would end the pipe early and with it, by SIGPIPE, the answer.
+has_zstd() { [[ $("$1" --help 2>&1) == *zstd* ]]; }
 
 if [[ -x $peers/bin/mkfs.erofs ]] && has_zstd "$peers/bin/mkfs.erofs"; then
     echo "$peers/bin"

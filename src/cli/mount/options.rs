@@ -38,6 +38,9 @@ impl Default for MountOptions {
     }
 }
 
+/// Where to look when an option is not understood.
+const HINT: &str = "`ashlar mount --help` lists the options";
+
 /// Most threads that answer the kernel.
 const WORKERS_MAX: usize = 64;
 /// Longest read-ahead in KiB: more than 1 MiB is cut into pieces by the kernel anyway.
@@ -149,8 +152,7 @@ impl MountOptions {
             }
             _ if ignored || sloppy => {}
             _ => {
-                return Err(Failure::new(format!("unknown mount option `{option}`"))
-                    .hint("`ashlar mount --help` lists them"));
+                return Err(Failure::new(format!("unknown mount option `{option}`")).hint(HINT));
             }
         }
         Ok(())
@@ -158,7 +160,7 @@ impl MountOptions {
 }
 
 fn wrong(option: &str, wanted: &dyn std::fmt::Display) -> Failure {
-    Failure::new(format!("mount option `{option}`: {wanted}"))
+    Failure::new(format!("mount option `{option}`: {wanted}")).hint(HINT)
 }
 
 fn number<N>(option: &str, value: &str, min: N, max: N) -> Result<N, Failure>
