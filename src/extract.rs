@@ -45,7 +45,7 @@ pub struct Options {
     pub xattrs: bool,
     /// Whether the target may have files already, which are replaced.
     pub force: bool,
-    /// How many threads expand and write files.
+    /// How many threads expand and write files; at most 32 are used.
     pub workers: NonZeroUsize,
 }
 
@@ -226,8 +226,10 @@ pub fn extract(
     };
     let mut links = HardLinks::default();
     thread::scope(|scope| {
-        let queue = Queue::start(scope, &job, options.workers.get());
-        make_all(&job, &selection, &place, root, &queue, &mut links)
+        let mut queue = Queue::start(scope, &job, options.workers.get());
+        let made = make_all(&job, &selection, &place, root, &mut queue, &mut links);
+        queue.finish();
+        made
     })?;
     if job.fatal.get().is_none() {
         make_links(&job, &place, &links);
@@ -254,7 +256,7 @@ fn make_all<'a>(
     selection: &Selection<'a>,
     place: &Place,
     root: Inode,
-    queue: &Queue,
+    queue: &mut Queue,
     links: &mut HardLinks,
 ) -> Result<()> {
     let mut way = Way::new(place, root)?;
@@ -294,7 +296,7 @@ fn make_all<'a>(
                 job.made_directory(&fd, existed, &visit, selection);
                 way.enter(fd, visit.clone())
             }),
-            Kind::File => content::make(job, &target, &visit, queue),
+            Kind::File => queue.make(job, &target, visit.clone()),
             _ => attributes::make_other(job, &target, &visit),
         };
         if let Err(err) = made {

@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::attributes::{Handle, restore};
 use super::place::{Made, Target, wrap};
-use super::{Job, add};
+use super::{Job, add, split};
 use crate::error::{Error, Result};
 use crate::format::field::{u64_from_usize, usize_from_u64};
 use crate::fs::file::Place;
@@ -24,88 +24,138 @@ use crate::fs::walk::Visit;
 const PIECE_LEN: u64 = 8 << 20;
 /// What is read and written at once. The largest block size: blocks are expanded straight into the buffer.
 const CHUNK_LEN: usize = 1 << 20;
-/// Pieces waiting for each thread. Each may hold two files open.
-const WAITING_PER_WORKER: usize = 8;
+/// Most files that are handed over at once. One by one, waking a thread costs more than filling a small file.
+const BATCH_FILES: usize = 16;
+/// Most batches on their way. With what the workers have, this limits how many directories are open.
+const BATCHES_WAITING: usize = 4;
+/// Most workers: they would wait for the disk, and for open files.
+const WORKERS_MAX: usize = 32;
+
+/// Something to do for a worker.
+enum Work {
+    /// Make a file and fill it.
+    Whole { directory: Arc<OwnedFd>, visit: Visit },
+    /// Fill a part of a large file.
+    Piece { file: Arc<Filling>, range: Range<u64> },
+}
 
 /// A file that is being filled. Whoever lets go of it last finishes it.
 struct Filling {
     made: Made<File>,
     directory: Arc<OwnedFd>,
-    name: Vec<u8>,
     visit: Visit,
     failed: AtomicBool,
 }
 
-/// Part of a file, in bytes.
-struct Piece {
-    file: Arc<Filling>,
-    range: Range<u64>,
+/// Work on its way to the workers.
+pub(super) struct Queue {
+    sender: SyncSender<Vec<Work>>,
+    batch: Vec<Work>,
+    batch_bytes: u64,
 }
 
-/// Pieces on their way to the workers.
-pub(super) struct Queue(SyncSender<Piece>);
-
 impl Queue {
-    /// Starts the workers. They end when the queue is gone.
+    /// Starts the workers. They end when the queue is gone and all is done.
     pub(super) fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         job: &'scope Job<'_>,
         workers: usize,
     ) -> Self {
-        let (sender, receiver) = sync_channel(workers.saturating_mul(WAITING_PER_WORKER));
+        let (sender, receiver) = sync_channel(BATCHES_WAITING);
         let receiver = Arc::new(Mutex::new(receiver));
-        for _ in 0..workers {
+        for _ in 0..workers.min(WORKERS_MAX) {
             let receiver = Arc::clone(&receiver);
             scope.spawn(move || work(job, &receiver));
         }
-        Queue(sender)
+        Queue { sender, batch: Vec::new(), batch_bytes: 0 }
+    }
+
+    /// Has a regular file made and filled.
+    pub(super) fn make(&mut self, job: &Job<'_>, target: &Target<'_>, visit: Visit) -> Result<()> {
+        let size = visit.inode.size;
+        if size <= PIECE_LEN {
+            let directory = Arc::clone(target.directory);
+            self.push(Work::Whole { directory, visit }, size);
+            return Ok(());
+        }
+        let file = Arc::new(Filling::make(target, visit)?);
+        let mut start = 0;
+        while start < size {
+            let end = start.saturating_add(PIECE_LEN).min(size);
+            let len = end.saturating_sub(start);
+            self.push(Work::Piece { file: Arc::clone(&file), range: start..end }, len);
+            start = end;
+        }
+        finish_last(job, file);
+        Ok(())
+    }
+
+    fn push(&mut self, work: Work, bytes: u64) {
+        self.batch.push(work);
+        self.batch_bytes = self.batch_bytes.saturating_add(bytes);
+        if self.batch.len() >= BATCH_FILES || self.batch_bytes >= PIECE_LEN {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        self.batch_bytes = 0;
+        // Nobody is there to receive it only if all workers panicked, which the scope tells.
+        self.sender.send(std::mem::take(&mut self.batch)).ok();
+    }
+
+    /// Sends what is left.
+    pub(super) fn finish(mut self) {
+        self.send();
     }
 }
 
-fn work(job: &Job<'_>, pieces: &Mutex<Receiver<Piece>>) {
+fn work(job: &Job<'_>, batches: &Mutex<Receiver<Vec<Work>>>) {
     let mut buf = vec![0; CHUNK_LEN];
     loop {
-        let received = pieces.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Piece { file, range }) = received else { return };
-        fill(job, &file, range, &mut buf);
-        finish_last(job, file);
+        let received = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(batch) = received else { return };
+        for work in batch {
+            match work {
+                Work::Whole { directory, visit } => {
+                    let name = split(&visit.path).1;
+                    let target = Target { directory: &directory, name, force: job.options.force };
+                    match Filling::make(&target, visit.clone()) {
+                        Ok(file) => {
+                            fill(job, &file, 0..visit.inode.size, &mut buf);
+                            finish(job, file);
+                        }
+                        Err(err) => job.lose(&visit, err),
+                    }
+                }
+                Work::Piece { file, range } => {
+                    fill(job, &file, range, &mut buf);
+                    finish_last(job, file);
+                }
+            }
+        }
     }
 }
 
-/// Makes a regular file and has it filled.
-pub(super) fn make(job: &Job<'_>, target: &Target<'_>, visit: &Visit, queue: &Queue) -> Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let own = Mode::RUSR | Mode::WUSR;
-    let made = target
-        .make(|name| rustix::fs::openat(target.directory, name, flags, own).map(File::from))
-        .map_err(wrap("cannot make the file"))?;
-    let size = visit.inode.size;
-    let file = Arc::new(Filling {
-        made,
-        directory: Arc::clone(target.directory),
-        name: target.name.to_vec(),
-        visit: visit.clone(),
-        failed: AtomicBool::new(false),
-    });
-    // Holes are what is never written to.
-    if size > 0
-        && let Err(errno) = rustix::fs::ftruncate(&file.made.value, size)
-    {
-        file.made.discard(&file.directory, &file.name);
-        return Err(wrap("cannot set the length")(errno));
-    }
-    let mut start = 0;
-    while start < size {
-        let end = start.saturating_add(PIECE_LEN).min(size);
-        let piece = Piece { file: Arc::clone(&file), range: start..end };
-        if queue.0.send(piece).is_err() {
-            // All workers are gone, which they are only if they panicked; the scope will tell.
-            file.failed.store(true, Ordering::Relaxed);
+impl Filling {
+    /// Makes the file, of its length but with nothing in it: holes are what is never written to.
+    fn make(target: &Target<'_>, visit: Visit) -> Result<Self> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let own = Mode::RUSR | Mode::WUSR;
+        let made = target
+            .make(|name| rustix::fs::openat(target.directory, name, flags, own).map(File::from))
+            .map_err(wrap("cannot make the file"))?;
+        let size = visit.inode.size;
+        if size > 0
+            && let Err(errno) = rustix::fs::ftruncate(&made.value, size)
+        {
+            made.discard(target.directory, target.name);
+            return Err(wrap("cannot set the length")(errno));
         }
-        start = end;
+        let directory = Arc::clone(target.directory);
+        Ok(Filling { made, directory, visit, failed: AtomicBool::new(false) })
     }
-    finish_last(job, file);
-    Ok(())
 }
 
 /// Fills a part of a file, unless another part failed already.
@@ -144,16 +194,23 @@ fn copy(job: &Job<'_>, file: &Filling, range: Range<u64>, buf: &mut [u8]) -> Res
     Ok(())
 }
 
-/// Lets go of a file; if nobody else has it, it is whole and gets its attributes and its name, or is removed.
+/// Lets go of a file; if nobody else has it, it is finished.
 fn finish_last(job: &Job<'_>, file: Arc<Filling>) {
-    let Some(file) = Arc::into_inner(file) else { return };
-    let Filling { made, directory, name, visit, failed } = file;
+    if let Some(file) = Arc::into_inner(file) {
+        finish(job, file);
+    }
+}
+
+/// Gives a file its attributes and its name if it is whole, and removes it if not.
+fn finish(job: &Job<'_>, file: Filling) {
+    let Filling { made, directory, visit, failed } = file;
+    let name = split(&visit.path).1;
     if failed.into_inner() {
-        made.discard(&directory, &name);
+        made.discard(&directory, name);
         return;
     }
     restore(job, Handle::Open(made.value.as_fd()), &visit);
-    match made.commit(&directory, &name) {
+    match made.commit(&directory, name) {
         Ok(()) => {
             add(&job.counts.files, 1);
             add(&job.counts.bytes, visit.inode.size);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt::Write;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -140,13 +141,13 @@ pub(crate) fn manifest(dir: &Path) -> BTreeMap<Vec<u8>, String> {
         );
         match kind {
             0o040_000 => {
-                stack.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()))
+                stack.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             }
-            0o120_000 => text += &format!(" -> {}", fs::read_link(&path).unwrap().display()),
+            0o120_000 => write!(text, " -> {}", fs::read_link(&path).unwrap().display()).unwrap(),
             0o100_000 => {
                 // Only root reads what nobody may.
                 let content = fs::read(&path).map(|bytes| blake3::hash(&bytes).to_string());
-                text += &format!(" links {} size {} {content:?}", meta.nlink(), meta.len());
+                write!(text, " links {} size {} {content:?}", meta.nlink(), meta.len()).unwrap();
             }
             _ => {}
         }
@@ -157,7 +158,7 @@ pub(crate) fn manifest(dir: &Path) -> BTreeMap<Vec<u8>, String> {
         for name in names.iter().map(|name| &name[..name.len() - 1]) {
             let mut value = vec![0; 1000];
             let len = rustix::fs::lgetxattr(&path, name, &mut value[..]).unwrap();
-            text += &format!(" {}={:?}", String::from_utf8_lossy(name), &value[..len]);
+            write!(text, " {}={:?}", String::from_utf8_lossy(name), &value[..len]).unwrap();
         }
         let below = path.strip_prefix(dir).unwrap().as_os_str().as_bytes().to_vec();
         found.insert(below, text);
@@ -169,10 +170,11 @@ pub(crate) fn manifest(dir: &Path) -> BTreeMap<Vec<u8>, String> {
 pub(crate) fn assert_same(a: &BTreeMap<Vec<u8>, String>, b: &BTreeMap<Vec<u8>, String>) {
     let differs = |path: &&Vec<u8>| a.get(*path) != b.get(*path);
     let paths: Vec<&Vec<u8>> = a.keys().chain(b.keys()).filter(differs).collect();
-    for path in &paths {
-        println!("{}:\n  {:?}\n  {:?}", String::from_utf8_lossy(path), a.get(*path), b.get(*path));
-    }
-    assert!(paths.is_empty());
+    let told = paths.iter().map(|path| {
+        format!("{}:\n  {:?}\n  {:?}", String::from_utf8_lossy(path), a.get(*path), b.get(*path))
+    });
+    let told: Vec<String> = told.collect();
+    assert!(told.is_empty(), "{}", told.join("\n"));
 }
 
 /// Builds an image, with small blocks if nothing else is asked for; returns its path and root digest.
