@@ -46,7 +46,7 @@ struct Due {
 /// Writes a line for each path, in ascending order of the paths' bytes. Memory is taken for the directories on the way
 /// to one path, not for the whole tree.
 pub fn write(tree: &Tree, with_content: bool, out: &mut dyn Write) -> Result<(), Stop> {
-    let mut hashes = HashMap::new();
+    let mut hasher = Hasher { known: HashMap::new(), piece: vec![0; PIECE_LEN] };
     let root = |path: &[u8], enter| Due { path: path.to_vec(), inode: InodeIndex::ROOT, enter };
     let mut stack = vec![root(b"/", true), root(b"/", false)];
     let mut entries_left = tree.entries_max();
@@ -61,7 +61,7 @@ pub fn write(tree: &Tree, with_content: bool, out: &mut dyn Write) -> Result<(),
             inside.sort_unstable_by(|a, b| b.path.cmp(&a.path));
             stack.append(&mut inside);
         } else {
-            let line = line(tree, &due, with_content, &mut hashes).map_err(about)?;
+            let line = line(tree, &due, with_content, &mut hasher).map_err(about)?;
             out.write_all(line.as_bytes())?;
         }
     }
@@ -87,12 +87,7 @@ fn list(tree: &Tree, due: &Due) -> Result<Vec<Due>> {
     Ok(inside)
 }
 
-fn line(
-    tree: &Tree,
-    due: &Due,
-    with_content: bool,
-    hashes: &mut HashMap<InodeIndex, String>,
-) -> Result<String> {
+fn line(tree: &Tree, due: &Due, with_content: bool, hasher: &mut Hasher) -> Result<String> {
     let inode = tree.inode(due.inode)?;
     let attr = Attr::new(due.inode, &inode);
     let is_dir = inode.kind == Kind::Dir;
@@ -103,7 +98,7 @@ fn line(
         _ => "-".to_owned(),
     };
     let content = match inode.kind {
-        Kind::File if with_content => hash(tree, due.inode, &inode, hashes)?,
+        Kind::File if with_content => hasher.hash(tree, due.inode, &inode)?,
         _ => "-".to_owned(),
     };
     let mut line = escape(&due.path, b"");
@@ -156,33 +151,33 @@ fn xattrs(tree: &Tree, inode: InodeIndex) -> Result<String> {
     Ok(if text.is_empty() { "-".to_owned() } else { text })
 }
 
-/// Plain BLAKE3 of a file's content; computed once for a file with many names.
-fn hash(
-    tree: &Tree,
-    index: InodeIndex,
-    inode: &Inode,
-    hashes: &mut HashMap<InodeIndex, String>,
-) -> Result<String> {
-    if let Some(hash) = hashes.get(&index) {
-        return Ok(hash.clone());
-    }
-    let file = tree.file_of(index, inode)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut piece = vec![0; PIECE_LEN];
-    let mut at = 0;
-    loop {
-        let len = file.read_at(at, &mut piece)?;
-        if len == 0 {
-            break;
+/// What content is hashed with.
+struct Hasher {
+    /// Hashes of files that have more names.
+    known: HashMap<InodeIndex, String>,
+    piece: Vec<u8>,
+}
+
+impl Hasher {
+    /// Plain BLAKE3 of a file's content; computed once for a file with many names.
+    fn hash(&mut self, tree: &Tree, index: InodeIndex, inode: &Inode) -> Result<String> {
+        if let Some(hash) = self.known.get(&index) {
+            return Ok(hash.clone());
         }
-        hasher.update(piece.get(..len).unwrap_or_default());
-        at = at.saturating_add(u64_from_usize(len));
+        let file = tree.file_of(index, inode)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut at = 0;
+        while at < file.size() {
+            let len = file.read_at(at, &mut self.piece)?;
+            hasher.update(self.piece.get(..len).unwrap_or_default());
+            at = at.saturating_add(u64_from_usize(len));
+        }
+        let hash = hasher.finalize().to_hex().to_string();
+        if inode.nlink > 1 {
+            self.known.insert(index, hash.clone());
+        }
+        Ok(hash)
     }
-    let hash = hasher.finalize().to_hex().to_string();
-    if inode.nlink > 1 {
-        hashes.insert(index, hash.clone());
-    }
-    Ok(hash)
 }
 
 /// Escapes every byte that is not visible ASCII, the backslash, and the bytes of `also`, as `\xHH`.

@@ -7,12 +7,13 @@
 pub mod block;
 mod cache;
 mod expand;
+mod prefetch;
 pub mod proof;
 mod table;
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::format::defect::{Corrupt, Untrusted};
@@ -25,6 +26,7 @@ use crate::format::trailer;
 use crate::image::Source;
 use block::Block;
 use cache::Cache;
+use prefetch::Prefetch;
 use proof::BlockKind;
 use table::Table;
 
@@ -61,6 +63,8 @@ pub struct Store {
     data: Cache,
     metadata: Cache,
     counters: Counters,
+    /// Set for those who serve: a library call that reads one file needs no thread beside it.
+    prefetch: OnceLock<Prefetch>,
 }
 
 thread_local! {
@@ -161,6 +165,7 @@ impl Store {
             data: Cache::new(limits.data_bytes_max),
             metadata: Cache::new(limits.metadata_bytes_max),
             counters: Counters::default(),
+            prefetch: OnceLock::new(),
         })
     }
 
@@ -213,8 +218,32 @@ impl Store {
         self.table.page(&*self.source, &self.superblock, page)
     }
 
+    /// From now on, blocks are expanded ahead of whoever reads in order, on a thread that ends with the store.
+    pub fn start_prefetch(self: &Arc<Self>) -> Result<()> {
+        let prefetch = Prefetch::start(self)
+            .map_err(|err| Error::io("cannot start the prefetch thread", err))?;
+        // A second start changes nothing.
+        self.prefetch.set(prefetch).unwrap_or_default();
+        Ok(())
+    }
+
+    /// Tells the prefetch, if there is one, what is read.
+    fn note(&self, block: BlockIndex) {
+        if let Some(prefetch) = self.prefetch.get()
+            && self.kind(block) == BlockKind::Data
+        {
+            prefetch.note(block);
+        }
+    }
+
+    /// Expands a block into the cache for a reader who will most likely ask for it next.
+    fn get_ahead(&self, block: BlockIndex) -> Result<()> {
+        self.data.get(block, || self.expand_new(block)).map(|_| ())
+    }
+
     /// The content of a block, from the cache or expanded now.
     pub fn get(&self, block: BlockIndex) -> Result<Block> {
+        self.note(block);
         let cache = match self.kind(block) {
             BlockKind::Data => &self.data,
             BlockKind::Metadata => &self.metadata,
@@ -228,7 +257,8 @@ impl Store {
 
     /// Expands a block into `content`, whose length must be the block's, without keeping it.
     pub fn get_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
-        if let Some(cached) = self.data.peek(block)
+        self.note(block);
+        if let Some(cached) = self.data.peek_or_wait(block)
             && cached.len() == content.len()
         {
             content.copy_from_slice(&cached);

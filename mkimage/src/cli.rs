@@ -285,8 +285,13 @@ fn make(
 
 /// Holds that IMAGE can be replaced by a rename, which is how it is written, and that nothing dear is lost by it.
 fn check_image(image: &Path, source: &Path) -> Result<(), Failure> {
-    let Ok(metadata) = std::fs::metadata(image) else { return Ok(()) };
     let shown = image.display();
+    let directory = image.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+        let missing = directory.display();
+        return Err(Failure::new(format!("cannot write {shown}: there is no directory {missing}")));
+    }
+    let Ok(metadata) = std::fs::metadata(image) else { return Ok(()) };
     let kind = metadata.file_type();
     if kind.is_dir() {
         return Err(Failure::new(format!("{shown} is a directory"))

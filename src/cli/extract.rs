@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,6 +62,10 @@ pub struct ExtractArgs {
 /// Runs it.
 pub fn run(args: &ExtractArgs) -> Outcome {
     let tree = args.trust.open(&args.image)?;
+    for path in &args.paths {
+        let path = path.as_bytes();
+        tree.resolve_to_last(path).map_err(|err| Failure::about(escape(path), &err))?;
+    }
     let options = Options {
         paths: args.paths.iter().map(|path| path.clone().into_vec()).collect(),
         owners: !args.no_owner,

@@ -48,6 +48,9 @@ pub struct Mounted {
 /// left mounted.
 pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, MountError> {
     let tree = Arc::new(tree);
+    if let Err(err) = tree.store().start_prefetch() {
+        tracing::warn!("{err}: reading in order will be slower");
+    }
     let counters = Arc::new(Counters::default());
     let server =
         Server::new(Arc::clone(&tree), Arc::clone(&counters), work.image, work.digest_xattr);

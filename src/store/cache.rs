@@ -31,6 +31,15 @@ struct Flight {
     changed: Condvar,
 }
 
+impl Flight {
+    fn wait(&self) {
+        let mut landed = lock(&self.landed);
+        while !*landed {
+            landed = self.changed.wait(landed).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
 /// A lock whose holder panicked still guards sound data: every change below is complete before the lock is let go.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -43,8 +52,15 @@ impl Cache {
         Cache { bytes_max, state: Mutex::new(state) }
     }
 
-    /// The block if it is here.
-    pub(super) fn peek(&self, index: BlockIndex) -> Option<Block> {
+    /// The block if it is here, or if somebody is just making it.
+    pub(super) fn peek_or_wait(&self, index: BlockIndex) -> Option<Block> {
+        let mut state = lock(&self.state);
+        if let Some(block) = state.blocks.get(&index) {
+            return Some(block.clone());
+        }
+        let flight = state.flights.get(&index).cloned()?;
+        drop(state);
+        flight.wait();
         lock(&self.state).blocks.get(&index).cloned()
     }
 
@@ -63,10 +79,7 @@ impl Cache {
             }
             if let Some(flight) = state.flights.get(&index).cloned() {
                 drop(state);
-                let mut landed = lock(&flight.landed);
-                while !*landed {
-                    landed = flight.changed.wait(landed).unwrap_or_else(PoisonError::into_inner);
-                }
+                flight.wait();
                 continue;
             }
             let flight = Arc::new(Flight::default());
@@ -133,10 +146,10 @@ mod tests {
             cache.get(BlockIndex(index), || Ok(block(40))).unwrap();
         }
         assert_eq!(cache.bytes(), 80);
-        assert!(cache.peek(BlockIndex(1)).is_none());
-        assert!(cache.peek(BlockIndex(2)).is_some());
+        assert!(cache.peek_or_wait(BlockIndex(1)).is_none());
+        assert!(cache.peek_or_wait(BlockIndex(2)).is_some());
         cache.get(BlockIndex(9), || Ok(block(101))).unwrap();
-        assert!(cache.peek(BlockIndex(9)).is_none(), "larger than the whole cache");
+        assert!(cache.peek_or_wait(BlockIndex(9)).is_none(), "larger than the whole cache");
         assert_eq!(cache.bytes(), 80);
     }
 

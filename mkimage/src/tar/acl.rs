@@ -135,7 +135,7 @@ mod tests {
         let encoded = encode(text.as_bytes(), Which::Access, &mut Names::default())
             .unwrap()
             .unwrap_or_default();
-        encoded.iter().map(|byte| format!("{byte:02x}")).collect()
+        encoded.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
     }
 
     #[test]

@@ -201,7 +201,7 @@ mod tests {
         let mut bytes = Vec::new();
         for (key, value) in records {
             let len = key.len() + value.len() + 3;
-            let digits = (1..).find(|digits| (len + digits).to_string().len() == *digits).unwrap();
+            let digits = (1..9).find(|digits| (len + digits).to_string().len() == *digits).unwrap();
             bytes.extend(format!("{} {key}={value}\n", len + digits).into_bytes());
         }
         let mut extended = Extended::default();

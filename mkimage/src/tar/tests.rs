@@ -55,8 +55,9 @@ impl Tar {
         let mut text = Vec::new();
         for (key, value) in records {
             let rest = [b" ", key.as_bytes(), b"=", value, b"\n"].concat();
-            let len =
-                (rest.len()..).find(|len| len.to_string().len() + rest.len() == *len).unwrap();
+            let len = (rest.len()..rest.len() + 9)
+                .find(|len| len.to_string().len() + rest.len() == *len)
+                .unwrap();
             text.extend(len.to_string().into_bytes());
             text.extend(rest);
         }
@@ -333,7 +334,7 @@ fn an_archive_that_is_cut_off_is_refused() {
 
 #[test]
 fn packed_archives_are_recognised_and_their_damage_found() {
-    let tar = Tar::default().entry("a", b'0', &[7; 100_000]).end();
+    let tar = Tar::default().entry("a", b'0', &vec![7; 100_000]).end();
     let expected = listed(&tar);
     let gzip = {
         let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
