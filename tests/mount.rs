@@ -104,6 +104,31 @@ fn what_cannot_be_mounted_says_why() {
 }
 
 #[test]
+fn a_signature_vouches_and_a_wrong_key_is_refused() {
+    limited("a_signature_vouches_and_a_wrong_key_is_refused", 60, || {
+        let keys = tempfile::tempdir().unwrap();
+        let [good, bad] = ["good", "bad"].map(|name| {
+            let secret = keys.path().join(name);
+            let output = ashlar(&["key", "generate", "--no-password", text(&secret)]);
+            assert!(output.status.success(), "{output:?}");
+            text(&secret).to_owned()
+        });
+        let image = Image::build(&["--sign-key", &good], fill);
+        let point = image.mountpoint("mnt");
+        let mount = |key: &str| {
+            let option = format!("key={key}.pub");
+            ashlar(&["mount", "-o", &option, text(&image.path), text(&point)])
+        };
+        assert_refused(&mount(&bad), "sign", "check the key");
+        let output = mount(&good);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let mount = Mount::found(point.clone());
+        assert_eq!(mount.status()["anchor"], "key");
+        assert_eq!(fs::read(mount.point.join("hello")).unwrap(), b"hello");
+    });
+}
+
+#[test]
 fn a_mount_point_in_use_is_refused() {
     limited("a_mount_point_in_use_is_refused", 60, || {
         let image = Image::build(&[], fill);
