@@ -85,11 +85,6 @@ pub(crate) fn pack(
     for inode in &plan.content_order {
         let node = plan.nodes[index(*inode)];
         let Body::File { size } = plan.tree.nodes[index(node)].body else { continue };
-        if size == 0 {
-            layouts.push(Layout::default());
-            places.push(None);
-            continue;
-        }
         let mut content = contents.open(node)?;
         let (runs, place) = packer.file(&mut *content, size, progress)?;
         if let Err(changed) = content.finish() {

@@ -14,7 +14,6 @@ use crate::error::Error;
 use crate::format::digest::Digest;
 use crate::format::inode::Kind;
 use crate::fs::Tree;
-use crate::fs::attr::Attr;
 use crate::fs::walk::Visit;
 
 /// Arguments of `ashlar diff`.
@@ -236,7 +235,7 @@ fn describe(aspect: Aspect, a: (&Tree, &Visit), b: (&Tree, &Visit)) -> Result<St
 
 /// An aspect of a file as a word, where it has one.
 fn value(aspect: Aspect, tree: &Tree, visit: &Visit) -> Result<String, Error> {
-    let attr = Attr::new(visit.index, &visit.inode);
+    let attr = tree.attr_of(visit.index, &visit.inode);
     Ok(match aspect {
         Aspect::Type => mode_string(&attr),
         Aspect::Mode => format!("{:04o}", attr.permissions),

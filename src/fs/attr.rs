@@ -1,7 +1,10 @@
 //! What are a file's attributes? Ours: neither libc's nor fuser's.
 
+use super::Tree;
+use crate::format::field::usize_from_u32;
 use crate::format::index::InodeIndex;
 use crate::format::inode::{Body, Inode, Kind, Runs};
+use crate::format::run::Run;
 
 /// Attributes as `stat(2)` tells them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub struct Attr {
     pub gid: u32,
     /// Length in bytes.
     pub size: u64,
-    /// Units of 512 bytes that are no hole; what a hole in a file of several runs saves is not subtracted.
+    /// Units of 512 bytes that are no hole.
     pub blocks: u64,
     /// Time of last change, seconds since 1970-01-01 UTC. Access and change times are the same.
     pub mtime_sec: i64,
@@ -30,16 +33,22 @@ pub struct Attr {
     pub device: (u32, u32),
 }
 
-impl Attr {
+/// Runs of one file that are looked at for holes. A file with more of them is taken to have none beyond: an inode must be
+/// told of quickly, whoever made it.
+const RUNS_COUNTED_MAX: u32 = 1024;
+
+impl Tree {
     /// The attributes in an inode.
-    pub fn new(index: InodeIndex, inode: &Inode) -> Self {
+    pub fn attr_of(&self, index: InodeIndex, inode: &Inode) -> Attr {
         let data_len = match inode.body {
             Body::File { runs, tail } => {
-                let full_len = match runs {
-                    Runs::One(run) if run.block.is_none() => 0,
-                    _ => inode.size.saturating_sub(tail.len.into()),
-                };
-                full_len.saturating_add(tail.block.map_or(0, |_| tail.len.into()))
+                let tail_len = u64::from(tail.len);
+                let tail_data = tail.block.map_or(0, |_| tail_len);
+                inode
+                    .size
+                    .saturating_sub(tail_len)
+                    .saturating_sub(self.hole_len(runs))
+                    .saturating_add(tail_data)
             }
             Body::Dir { .. } => inode.size,
             _ => 0,
@@ -62,4 +71,22 @@ impl Attr {
             device,
         }
     }
+
+    /// Bytes of holes among a file's full blocks. Copying programs look for holes only where fewer blocks than bytes are
+    /// told. A record that cannot be read counts as data: whoever reads the file will be told.
+    fn hole_len(&self, runs: Runs) -> u64 {
+        let blocks = match runs {
+            Runs::None => 0,
+            Runs::One(run) => hole_count(&run),
+            Runs::Many { first, count } => (first..)
+                .take(usize_from_u32(count.min(RUNS_COUNTED_MAX)))
+                .map_while(|nth| self.run(nth).ok())
+                .fold(0, |sum, run| hole_count(&run).saturating_add(sum)),
+        };
+        blocks.saturating_mul(self.superblock().block_size().into())
+    }
+}
+
+fn hole_count(run: &Run) -> u64 {
+    if run.block.is_none() { run.count.into() } else { 0 }
 }
