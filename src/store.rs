@@ -257,7 +257,6 @@ impl Store {
 
     /// Expands a block into `content`, whose length must be the block's, without keeping it.
     pub fn get_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
-        self.note(block);
         if let Some(cached) = self.data.peek_or_wait(block)
             && cached.len() == content.len()
         {

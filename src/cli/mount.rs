@@ -26,7 +26,7 @@ use crate::{CacheLimits, Options, Tree};
 /// Most threads that answer the kernel unless told otherwise: more of them wake each other up for nothing.
 const WORKERS_MAX: usize = 4;
 /// How far the kernel reads ahead unless told otherwise, in KiB; a whole block where blocks are larger.
-const READAHEAD_KB: u32 = 128;
+const READAHEAD_KB: u32 = 256;
 /// What the server says when the mount answers.
 const READY: &[u8] = b"ready\n";
 
@@ -72,8 +72,9 @@ Options for -o:
   signature=FILE        as --signature
   cachesize=SIZE        memory for expanded blocks, for example 64M [default: 32M]
   workers=N             threads that answer the kernel [default: one per processor, at most 4]
-  readahead=KB          how far the kernel reads ahead [default: 128, or a block]; root only
-  method=auto|mmap|pread  how the image file is read
+  readahead=KB          how far the kernel reads ahead [default: 256, or a block]; root only
+  method=pread|mmap     how the image file is read [default: pread, which was measured to be faster
+                        cold, and leaves no mapped pages in this process's account]
   digest_xattr          make the root digest an xattr even in an image without xattrs, see below
   allow_other           let other users look; always so for root
   log=LEVEL             error, warn, info or debug [default: info]

@@ -1,7 +1,9 @@
 //! Which block will be wanted next? Whoever reads one block after another gets the following ones expanded on another
 //! processor meanwhile.
 //!
-//! Content lies in the order of directories, so reading file by file is as sequential as reading one large file.
+//! This is about small files, which share blocks in the order of directories: their next block is known before the kernel
+//! knows their next file. Whole blocks of large files are not noted here; of those the kernel itself asks for several at a
+//! time (with them noted, reading the 8 biggest files of a Debian root took 1.7 times as long as with EROFS, without 1.0).
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

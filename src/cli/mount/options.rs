@@ -31,7 +31,7 @@ impl Default for MountOptions {
             cache_bytes: None,
             workers: None,
             readahead_kb: None,
-            method: ReadMethod::Auto,
+            method: ReadMethod::Pread,
             digest_xattr: false,
             log: LevelFilter::INFO,
         }
