@@ -142,8 +142,8 @@ impl Diff<'_> {
         if kind != b.inode.kind {
             return Ok(vec![Aspect::Type]);
         }
-        let attr_a = self.a.attr_of(a.index, &a.inode);
-        let attr_b = self.b.attr_of(b.index, &b.inode);
+        let attr_a = self.a.attr_of(a.index, &a.inode).map_err(|err| (Which::A, err))?;
+        let attr_b = self.b.attr_of(b.index, &b.inode).map_err(|err| (Which::B, err))?;
         let is_file = kind == Kind::File;
         let mtime = |attr: &Attr| (attr.mtime_sec, attr.mtime_nsec);
         let (size_differs, links_differ) =

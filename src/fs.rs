@@ -84,7 +84,7 @@ impl Tree {
 
     /// An inode's attributes.
     pub fn attr(&self, index: InodeIndex) -> Result<Attr> {
-        Ok(self.attr_of(index, &self.inode(index)?))
+        self.attr_of(index, &self.inode(index)?)
     }
 
     /// The inode that `name` stands for in a directory, or nothing when there is no such name.

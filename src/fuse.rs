@@ -140,7 +140,7 @@ impl Server {
             }
             _ => self.tree.lookup(directory, name)?,
         };
-        Ok(found.map(|(index, inode)| file_attr(&self.tree.attr_of(index, &inode))))
+        found.map(|(index, inode)| Ok(file_attr(&self.tree.attr_of(index, &inode)?))).transpose()
     }
 
     /// Adds entries of a directory from number `offset` on (0 is ".", 1 is "..") until `add` says that it is full. `add`
@@ -167,7 +167,8 @@ impl Server {
                 _ => {
                     let nth = u32_from_u64(nth.saturating_sub(2));
                     directory.entry(nth).and_then(|entry| {
-                        let attr = self.tree.attr_of(entry.inode, &directory.child(nth, &entry)?);
+                        let attr =
+                            self.tree.attr_of(entry.inode, &directory.child(nth, &entry)?)?;
                         Ok(add(next, OsStr::from_bytes(&entry.name), &attr))
                     })
                 }

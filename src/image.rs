@@ -4,7 +4,9 @@ pub mod map;
 pub mod pread;
 pub mod source;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,16 +30,21 @@ pub enum Method {
 /// Opens the image file or block device at `path` for reading.
 pub fn open(path: &Path, method: Method) -> Result<Arc<dyn Source>> {
     let wrap = |source| Error::io(format!("cannot open {}", path.display()), source);
-    let file = File::open(path).map_err(wrap)?;
+    // Without O_NONBLOCK, opening a pipe would wait for somebody to write to it.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(wrap)?;
     let kind = file.metadata().map_err(wrap)?.file_type();
     if kind.is_dir() {
-        return Err(wrap(std::io::ErrorKind::IsADirectory.into()));
+        return Err(wrap(io::ErrorKind::IsADirectory.into()));
+    }
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(wrap(io::Error::other("it is neither a regular file nor a block device")));
     }
     from_file(file, if kind.is_file() { method } else { Method::Pread }).map_err(wrap)
 }
 
 /// Makes a source of an open file.
-pub fn from_file(file: File, method: Method) -> std::io::Result<Arc<dyn Source>> {
+pub fn from_file(file: File, method: Method) -> io::Result<Arc<dyn Source>> {
     Ok(match method {
         Method::Pread => Arc::new(Pread::new(file)?),
         Method::Auto | Method::Map => Arc::new(Map::new(file)?),

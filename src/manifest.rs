@@ -89,7 +89,7 @@ fn list(tree: &Tree, due: &Due) -> Result<Vec<Due>> {
 
 fn line(tree: &Tree, due: &Due, with_content: bool, hasher: &mut Hasher) -> Result<String> {
     let inode = tree.inode(due.inode)?;
-    let attr = tree.attr_of(due.inode, &inode);
+    let attr = tree.attr_of(due.inode, &inode)?;
     let is_dir = inode.kind == Kind::Dir;
     let or_dash = |wanted: bool, text: String| if wanted { text } else { "-".to_owned() };
     let device = matches!(inode.kind, Kind::Char | Kind::Block);

@@ -236,6 +236,15 @@ impl Store {
         }
     }
 
+    /// How many blocks ahead are expanded: what half the cache holds, so that what was expanded is there when it is wanted.
+    fn prefetch_count(&self) -> u32 {
+        let blocks = self
+            .data
+            .bytes_max()
+            .checked_shr(u32::from(self.superblock.block_bits).saturating_add(1));
+        u32_from_usize(blocks.unwrap_or(0)).min(prefetch::AHEAD)
+    }
+
     /// Expands a block into the cache for a reader who will most likely ask for it next.
     fn get_ahead(&self, block: BlockIndex) -> Result<()> {
         self.data.get(block, || self.expand_new(block)).map(|_| ())
@@ -257,14 +266,11 @@ impl Store {
 
     /// Expands a block into `content`, whose length must be the block's, without keeping it.
     pub fn get_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
-        if let Some(cached) = self.data.peek_or_wait(block)
-            && cached.len() == content.len()
-        {
-            content.copy_from_slice(&cached);
+        let made = self.data.get_into(block, content, |content| self.expand_into(block, content));
+        if self.count_failure(made)? {
             self.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
         }
-        self.count_failure(self.expand_into(block, content))
+        Ok(())
     }
 
     /// The stored bytes of a block, verified: for those who copy blocks between images.

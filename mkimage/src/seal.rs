@@ -4,7 +4,7 @@ use ashlarfs::format::COMPAT_POSIX_ACL;
 use ashlarfs::format::defect::Defect;
 use ashlarfs::format::digest::Digest;
 use ashlarfs::format::entry::{self, ENTRIES_PER_PAGE, Entry};
-use ashlarfs::format::index::{BlockIndex, InodeIndex};
+use ashlarfs::format::index::InodeIndex;
 use ashlarfs::format::inode::{Body as InodeBody, Inode, Kind, Runs, Tail};
 use ashlarfs::format::run::Run;
 use ashlarfs::format::superblock::{self, Section, SectionLens, Superblock};
@@ -202,5 +202,3 @@ pub(crate) fn seal(
     end.extend_from_slice(&superblock);
     Ok(Seal { root_digest: proof::hash_superblock(&superblock), superblock, end })
 }
-
-const _: fn(u32) -> BlockIndex = BlockIndex;

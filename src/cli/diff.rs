@@ -235,7 +235,7 @@ fn describe(aspect: Aspect, a: (&Tree, &Visit), b: (&Tree, &Visit)) -> Result<St
 
 /// An aspect of a file as a word, where it has one.
 fn value(aspect: Aspect, tree: &Tree, visit: &Visit) -> Result<String, Error> {
-    let attr = tree.attr_of(visit.index, &visit.inode);
+    let attr = tree.attr_of(visit.index, &visit.inode)?;
     Ok(match aspect {
         Aspect::Type => mode_string(&attr),
         Aspect::Mode => format!("{:04o}", attr.permissions),

@@ -159,7 +159,7 @@ fn line(args: &LsArgs, tree: &Tree, visit: &Visit) -> Result<Vec<u8>, Error> {
     if !args.long {
         return Ok(name.into_bytes());
     }
-    let attr = tree.attr_of(visit.index, &visit.inode);
+    let attr = tree.attr_of(visit.index, &visit.inode)?;
     let size = match attr.kind {
         Kind::Char | Kind::Block => format!("{},{}", attr.device.0, attr.device.1),
         _ => attr.size.to_string(),
@@ -196,7 +196,7 @@ pub(super) struct Record {
 
 impl Record {
     pub(super) fn new(tree: &Tree, visit: &Visit) -> Result<Self, Error> {
-        let attr = tree.attr_of(visit.index, &visit.inode);
+        let attr = tree.attr_of(visit.index, &visit.inode)?;
         let target = match attr.kind {
             Kind::Link => Some(escape(&tree.read_link(visit.index)?)),
             _ => None,

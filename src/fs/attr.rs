@@ -1,7 +1,7 @@
 //! What are a file's attributes? Ours: neither libc's nor fuser's.
 
 use super::Tree;
-use crate::format::field::usize_from_u32;
+use crate::error::{Error, Result};
 use crate::format::index::InodeIndex;
 use crate::format::inode::{Body, Inode, Kind, Runs};
 use crate::format::run::Run;
@@ -38,8 +38,8 @@ pub struct Attr {
 const RUNS_COUNTED_MAX: u32 = 1024;
 
 impl Tree {
-    /// The attributes in an inode.
-    pub fn attr_of(&self, index: InodeIndex, inode: &Inode) -> Attr {
+    /// The attributes in an inode. Run records are read for the holes of a file with several runs.
+    pub fn attr_of(&self, index: InodeIndex, inode: &Inode) -> Result<Attr> {
         let data_len = match inode.body {
             Body::File { runs, tail } => {
                 let tail_len = u64::from(tail.len);
@@ -47,7 +47,7 @@ impl Tree {
                 inode
                     .size
                     .saturating_sub(tail_len)
-                    .saturating_sub(self.hole_len(runs))
+                    .saturating_sub(self.hole_len(index, runs)?)
                     .saturating_add(tail_data)
             }
             Body::Dir { .. } => inode.size,
@@ -57,7 +57,7 @@ impl Tree {
             Body::Device { major, minor } => (major, minor),
             _ => (0, 0),
         };
-        Attr {
+        Ok(Attr {
             index,
             kind: inode.kind,
             permissions: inode.permissions,
@@ -69,21 +69,24 @@ impl Tree {
             mtime_sec: inode.mtime_sec,
             mtime_nsec: inode.mtime_nsec,
             device,
-        }
+        })
     }
 
     /// Bytes of holes among a file's full blocks. Copying programs look for holes only where fewer blocks than bytes are
-    /// told. A record that cannot be read counts as data: whoever reads the file will be told.
-    fn hole_len(&self, runs: Runs) -> u64 {
+    /// told.
+    fn hole_len(&self, index: InodeIndex, runs: Runs) -> Result<u64> {
         let blocks = match runs {
             Runs::None => 0,
             Runs::One(run) => hole_count(&run),
-            Runs::Many { first, count } => (first..)
-                .take(usize_from_u32(count.min(RUNS_COUNTED_MAX)))
-                .map_while(|nth| self.run(nth).ok())
-                .fold(0, |sum, run| hole_count(&run).saturating_add(sum)),
+            Runs::Many { first, count } => {
+                self.check_runs_inside(index, first, count)?;
+                let end = first.saturating_add(count.min(RUNS_COUNTED_MAX).into());
+                (first..end).try_fold(0, |sum: u64, nth| {
+                    Ok::<_, Error>(sum.saturating_add(hole_count(&self.run(nth)?)))
+                })?
+            }
         };
-        blocks.saturating_mul(self.superblock().block_size().into())
+        Ok(blocks.saturating_mul(self.superblock().block_size().into()))
     }
 }
 

@@ -234,11 +234,7 @@ impl FileReader<'_> {
 
     /// The run record that covers `file_block`, among `count` records from `first` on, found by halving.
     fn find_run(&self, first: u64, count: u32, file_block: u32) -> Result<Run> {
-        let wrong = Corrupt::RunsOutside { inode: self.index, at: first, count };
-        let records = self.tree.superblock().sections.get(Section::Runs) / run::LEN_ON_DISK;
-        if first.checked_add(count.into()).is_none_or(|end| end > records) {
-            return Err(wrong.into());
-        }
+        self.tree.check_runs_inside(self.index, first, count)?;
         let (mut low, mut high) = (0, count);
         while low < high {
             let middle = low.midpoint(high);
@@ -290,6 +286,20 @@ impl FileReader<'_> {
 }
 
 impl Tree {
+    /// All of a file's run records are in their section (S-50).
+    pub(super) fn check_runs_inside(
+        &self,
+        inode: InodeIndex,
+        first: u64,
+        count: u32,
+    ) -> Result<()> {
+        let records = self.superblock().sections.get(Section::Runs) / run::LEN_ON_DISK;
+        if first.checked_add(count.into()).is_none_or(|end| end > records) {
+            return Err(Corrupt::RunsOutside { inode, at: first, count }.into());
+        }
+        Ok(())
+    }
+
     /// Run record `nth` of the run section, which the caller has found to be inside it.
     pub(crate) fn run(&self, nth: u64) -> Result<Run> {
         let span = self.section(Section::Runs, nth.saturating_mul(run::LEN_ON_DISK), run::LEN)?;

@@ -1,4 +1,4 @@
-//! A source that copies out of a memory map: no system call for bytes that are in the page cache.
+//! A source that copies out of a memory map.
 //!
 //! A map turns a read error or a truncated file into SIGBUS, which would kill the daemon and with it the machine. Two
 //! guards stand before that. The pages are faulted in with `MADV_POPULATE_READ`, which reports failure instead of
@@ -13,8 +13,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Once, OnceLock};
 
 use memmap2::Mmap;
 
@@ -50,6 +50,9 @@ static SLOTS: [Slot; SLOT_COUNT] = [const {
         lost: AtomicBool::new(false),
     }
 }; SLOT_COUNT];
+
+/// What answered SIGBUS before us.
+static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// Page size that the handler replaces at a time. Smaller than or equal to every page size of Linux, and each is a
 /// multiple of it, so that an address rounded down to it after rounding to a real page stays inside the map.
@@ -113,8 +116,9 @@ impl Source for Map {
 impl Drop for Map {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            slot.start.store(0, Ordering::Release);
+            // The end first: the range must not grow down to 0 for even a moment, or faults of others would be taken for ours.
             slot.end.store(0, Ordering::Release);
+            slot.start.store(0, Ordering::Release);
             slot.taken.store(false, Ordering::Release);
         }
     }
@@ -148,7 +152,10 @@ fn install_handler() -> io::Result<()> {
                 action.sa_sigaction = handler as usize;
             }
             action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
-            libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) == 0
+            let mut before: libc::sigaction = std::mem::zeroed();
+            let done = libc::sigaction(libc::SIGBUS, &raw const action, &raw mut before) == 0;
+            BEFORE.get_or_init(|| before);
+            done
         };
         INSTALLED.store(installed, Ordering::Release);
     });
@@ -159,7 +166,7 @@ fn install_handler() -> io::Result<()> {
     }
 }
 
-/// Puts a zero page where one was lost, if it is one of ours; else lets the process die as it would have.
+/// Puts a zero page where one was lost, if it is one of ours; else leaves the fault to whoever was there before.
 extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo, and for SIGBUS si_addr is the address that faulted.
     let address = unsafe { (*info).si_addr() }.addr();
@@ -187,9 +194,11 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
             return;
         }
     }
-    // SAFETY: restoring the default action is async-signal-safe; the fault comes again at once and ends the process.
+    let before = BEFORE.get().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: sigaction is async-signal-safe, and `before` is what it gave us, or null, which changes nothing. The fault
+    // comes again at once and is answered by whoever was there before; the default action ends the process.
     unsafe {
-        libc::signal(libc::SIGBUS, libc::SIG_DFL);
+        libc::sigaction(libc::SIGBUS, before, std::ptr::null_mut());
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use super::block::Block;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::index::BlockIndex;
 
 /// Blocks kept in memory.
@@ -27,15 +27,31 @@ struct State {
 /// One expansion under way.
 #[derive(Debug, Default)]
 struct Flight {
-    landed: Mutex<bool>,
+    landed: Mutex<Option<Landed>>,
     changed: Condvar,
 }
 
+/// How an expansion ended.
+#[derive(Debug, Clone)]
+enum Landed {
+    /// With this block, whether it is kept or not.
+    With(Block),
+    /// With nothing for those who waited.
+    Empty,
+}
+
 impl Flight {
-    fn wait(&self) {
+    /// Waits for the end; the block, if there is one for us.
+    fn wait(&self) -> Option<Block> {
         let mut landed = lock(&self.landed);
-        while !*landed {
-            landed = self.changed.wait(landed).unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*landed {
+                Some(Landed::With(block)) => return Some(block.clone()),
+                Some(Landed::Empty) => return None,
+                None => {
+                    landed = self.changed.wait(landed).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
         }
     }
 }
@@ -52,45 +68,72 @@ impl Cache {
         Cache { bytes_max, state: Mutex::new(state) }
     }
 
-    /// The block if it is here, or if somebody is just making it.
-    pub(super) fn peek_or_wait(&self, index: BlockIndex) -> Option<Block> {
-        let mut state = lock(&self.state);
-        if let Some(block) = state.blocks.get(&index) {
-            return Some(block.clone());
-        }
-        let flight = state.flights.get(&index).cloned()?;
-        drop(state);
-        flight.wait();
-        lock(&self.state).blocks.get(&index).cloned()
-    }
-
     /// The block, made with `make` by one of those who ask at the same time; `true` when it was here or another made it.
     ///
     /// A failure is told only to the one whose attempt failed. Those who waited try themselves.
     pub(super) fn get(
         &self,
         index: BlockIndex,
-        make: impl Fn() -> Result<Block>,
+        make: impl FnOnce() -> Result<Block>,
     ) -> Result<(Block, bool)> {
+        match self.find_or_begin(index) {
+            Begin::Here(block) => Ok((block, true)),
+            Begin::Ours(landing) => {
+                let block = make()?;
+                self.keep(index, &block);
+                landing.land(block.clone());
+                Ok((block, false))
+            }
+        }
+    }
+
+    /// The same for one who wants the content in a place of their own, where `make` puts it; it is not kept.
+    pub(super) fn get_into(
+        &self,
+        index: BlockIndex,
+        content: &mut [u8],
+        make: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<bool> {
+        match self.find_or_begin(index) {
+            Begin::Here(block) => {
+                if block.len() != content.len() {
+                    return Err(Error::Invalid);
+                }
+                content.copy_from_slice(&block);
+                Ok(true)
+            }
+            Begin::Ours(landing) => {
+                make(content)?;
+                if landing.is_awaited() {
+                    landing.land(Block::new((&*content).into()));
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether the block is here now.
+    #[cfg(test)]
+    fn has(&self, index: BlockIndex) -> bool {
+        lock(&self.state).blocks.contains(&index)
+    }
+
+    /// The block if it is here or just being made; else it is ours to make.
+    fn find_or_begin(&self, index: BlockIndex) -> Begin<'_> {
         loop {
             let mut state = lock(&self.state);
             if let Some(block) = state.blocks.get(&index) {
-                return Ok((block.clone(), true));
+                return Begin::Here(block.clone());
             }
-            if let Some(flight) = state.flights.get(&index).cloned() {
-                drop(state);
-                flight.wait();
-                continue;
-            }
-            let flight = Arc::new(Flight::default());
-            state.flights.insert(index, Arc::clone(&flight));
+            let Some(flight) = state.flights.get(&index).cloned() else {
+                let flight = Arc::new(Flight::default());
+                state.flights.insert(index, Arc::clone(&flight));
+                return Begin::Ours(Landing { cache: self, index, flight });
+            };
             drop(state);
-            // Lands even if `make` panics: nobody waits for ever.
-            let landing = Landing { cache: self, index, flight };
-            let block = make()?;
-            self.keep(index, &block);
-            drop(landing);
-            return Ok((block, false));
+            if let Some(block) = flight.wait() {
+                return Begin::Here(block);
+            }
         }
     }
 
@@ -109,22 +152,45 @@ impl Cache {
         }
     }
 
+    /// Bytes of content that may be kept.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// Bytes of content kept now.
     pub(super) fn bytes(&self) -> usize {
         lock(&self.state).bytes
     }
 }
 
+enum Begin<'a> {
+    Here(Block),
+    Ours(Landing<'a>),
+}
+
+/// Ends an expansion, also when it failed or panicked: nobody waits for ever.
 struct Landing<'a> {
     cache: &'a Cache,
     index: BlockIndex,
     flight: Arc<Flight>,
 }
 
+impl Landing<'_> {
+    /// Gives the block to those who wait.
+    fn land(&self, block: Block) {
+        *lock(&self.flight.landed) = Some(Landed::With(block));
+    }
+
+    /// Whether somebody waits: besides us and the table of flights.
+    fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.flight) > 2
+    }
+}
+
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         lock(&self.cache.state).flights.remove(&self.index);
-        *lock(&self.flight.landed) = true;
+        lock(&self.flight.landed).get_or_insert(Landed::Empty);
         self.flight.changed.notify_all();
     }
 }
@@ -132,7 +198,6 @@ impl Drop for Landing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn block(len: usize) -> Block {
@@ -146,10 +211,10 @@ mod tests {
             cache.get(BlockIndex(index), || Ok(block(40))).unwrap();
         }
         assert_eq!(cache.bytes(), 80);
-        assert!(cache.peek_or_wait(BlockIndex(1)).is_none());
-        assert!(cache.peek_or_wait(BlockIndex(2)).is_some());
+        assert!(!cache.has(BlockIndex(1)));
+        assert!(cache.has(BlockIndex(2)));
         cache.get(BlockIndex(9), || Ok(block(101))).unwrap();
-        assert!(cache.peek_or_wait(BlockIndex(9)).is_none(), "larger than the whole cache");
+        assert!(!cache.has(BlockIndex(9)), "larger than the whole cache");
         assert_eq!(cache.bytes(), 80);
     }
 
@@ -166,6 +231,28 @@ mod tests {
                         Ok(block(10))
                     };
                     cache.get(BlockIndex(3), make).unwrap();
+                });
+            }
+        });
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_still_made_once() {
+        let cache = Cache::new(0);
+        let made = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut content = [0; 10];
+                    let make = |content: &mut [u8]| {
+                        made.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(std::time::Duration::from_millis(100));
+                        content.fill(7);
+                        Ok(())
+                    };
+                    cache.get_into(BlockIndex(3), &mut content, make).unwrap();
+                    assert_eq!(content, [7; 10]);
                 });
             }
         });

@@ -15,7 +15,7 @@ use crate::format::index::{BlockIndex, NONE};
 
 /// How many blocks ahead are expanded. Eight of 128 KiB are what a processor expands in a millisecond: more would be
 /// expanded for nothing whenever a reader stops.
-const AHEAD: u32 = 8;
+pub(super) const AHEAD: u32 = 8;
 /// A reader who skips no more than this is still reading in order: the kernel has some pages already.
 const STRIDE_MAX: u32 = 2;
 
@@ -53,7 +53,8 @@ fn run(store: &Weak<Store>, wants: &Receiver<BlockIndex>) {
     for block in wants {
         let Some(store) = store.upgrade() else { return };
         let first = block.0.saturating_add(1);
-        let end = first.saturating_add(AHEAD).min(store.superblock().data_block_count);
+        let end =
+            first.saturating_add(store.prefetch_count()).min(store.superblock().data_block_count);
         let start = if (first..end).contains(&done) { done } else { first };
         for ahead in start..end {
             // A failure is nobody's yet: whoever asks for the block meets it again and is told.
