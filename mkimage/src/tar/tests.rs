@@ -269,7 +269,9 @@ fn impossible_sparse_maps_are_refused() {
     assert!(leading(&padded(b"99999999999\n")).contains(impossible));
     assert!(leading(&padded(b"2\n0\n1\nx\n")).contains(impossible));
     assert!(leading(b"2\n0\n1\n").contains("no end"), "the map goes on behind what is stored");
-    assert!(leading(&[b'1'; 600]).contains("no end"));
+    assert!(leading(&padded(b"200\n0\n")).contains("no end"), "more pairs than bytes for them");
+    assert!(leading(&[b'1'; 600]).contains(impossible), "a number without an end");
+    assert!(leading(&padded(b"")).contains(impossible), "no number at all");
 }
 
 #[test]
