@@ -436,3 +436,18 @@ fn an_archive_that_changes_is_told() {
     let mut content = crate::tree::Contents::open(&contents, 1).unwrap();
     assert!(content.finish().unwrap_err().contains("x.tar changed while it was read"));
 }
+
+#[test]
+fn an_archive_that_changes_while_its_headers_are_read_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.tar");
+    fs::write(&path, Tar::default().entry("a", b'0', b"before").end()).unwrap();
+    let mut input = Input::open(&path, dir.path()).unwrap();
+    input.record().unwrap().unwrap();
+    File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+    let kept_at = input.keep(6).unwrap();
+    let places = vec![content::Place::Whole { kept_at, size: 6 }];
+    let contents = TarContents { kept: input.finish().unwrap(), places };
+    let mut content = crate::tree::Contents::open(&contents, 0).unwrap();
+    assert!(content.finish().unwrap_err().contains("changed while it was read"));
+}
