@@ -226,3 +226,31 @@ fn a_failed_build_leaves_the_old_image() {
     assert_eq!(std::fs::read(&image).unwrap(), before);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_target_may_have_the_longest_name_and_no_longer_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("i".repeat(255));
+    make(&files(), &image, &options(1));
+    make(&files(), &image, &options(1));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    let too_long = directory.path().join("i".repeat(256));
+    let failure = crate::emit::Draft::create(&too_long).unwrap_err();
+    assert!(failure.message.contains("too long"), "{}", failure.message);
+}
+
+#[test]
+fn builds_side_by_side_keep_out_of_each_others_way() {
+    let directory = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for nth in 0..4_u32 {
+            let image = directory.path().join(nth.to_string());
+            scope.spawn(move || {
+                let one = vec![("a", noise(nth, 5000))];
+                let tree = open(&image, &make(&one, &image, &options(1)));
+                assert_eq!(content(&tree, "a"), one[0].1);
+            });
+        }
+    });
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 4);
+}
