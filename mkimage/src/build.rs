@@ -24,6 +24,7 @@ use crate::pipeline::Pipeline;
 use crate::plan::{Plan, index, plan};
 use crate::seal::{encode_sections, seal};
 use crate::sign::{Key, sign};
+use crate::text::{counted, shown};
 use crate::tree::{Body, Contents, SourceTree};
 
 /// How an image is built.
@@ -106,6 +107,12 @@ pub(crate) fn build(
 ) -> Result<Summary, Failure> {
     let started = Instant::now();
     let plan = plan(tree, &options.order)?;
+    if let Some(first) = plan.missing.first() {
+        let count = counted(plan.missing.len() as u64, "path", "paths");
+        let first = shown(first);
+        progress
+            .warn(&format!("--order names {count} that will not be in the image: `{first}` first"));
+    }
     let block_size = 1_u32 << options.block_bits;
     let base = options.base.as_deref().map(|path| Base::open(path, block_size)).transpose()?;
     let (draft, file) = Draft::create(image)?;

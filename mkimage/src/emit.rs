@@ -12,8 +12,11 @@ use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 use crate::Failure;
 use crate::seal::Seal;
 
-/// An image on its way: a file without a name where the file system can do that, else one with a name that is removed
-/// again. What is not finished leaves nothing behind, even when the process is killed.
+/// An image on its way. A failed build leaves nothing behind, and the target is the old image or the whole new one.
+///
+/// When the process is killed: where the file system knows files without a name (`O_TMPFILE`), nothing is left either,
+/// but for the moment between naming the proven image and renaming it. Where it does not, `.ashlar-PID-N.tmp` stays
+/// beside the target, and nothing of ours removes it.
 #[derive(Debug)]
 pub(crate) struct Draft {
     target: PathBuf,
@@ -32,6 +35,12 @@ impl Draft {
         if target.exists() && !target.is_file() {
             return Err(Failure::new(format!("{} is no regular file", target.display()))
                 .hint("write the image to a file, then copy it to the device"));
+        }
+        // Told now, not when all is built. Whatever else is wrong with the path is told by opening its directory.
+        if let Err(err) = target.symlink_metadata()
+            && err.kind() == io::ErrorKind::InvalidFilename
+        {
+            return Err(wrap(err));
         }
         let directory = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -55,24 +64,33 @@ impl Draft {
                 return Err(wrap(err));
             }
             Err(_) => {
-                let name = draft.temporary_name();
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o644)
-                    .open(&name);
-                let file = file.map_err(wrap)?;
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create_new(true).mode(0o644);
+                let (file, name) =
+                    draft.with_temporary_name(|name| options.open(name)).map_err(wrap)?;
                 draft.name = Some(name);
                 file
             }
         };
+        reopen(&file)?;
         Ok((draft, file))
     }
 
-    fn temporary_name(&self) -> PathBuf {
-        let name = self.target.file_name().unwrap_or_default().to_string_lossy();
-        self.directory.join(format!(".{name}.{}.tmp", std::process::id()))
+    /// Makes something that has a name for a while: the first name that nobody uses. Builds side by side may have the
+    /// same process number, in containers; and a process may run several.
+    fn with_temporary_name<T>(
+        &self,
+        make: impl Fn(&Path) -> io::Result<T>,
+    ) -> io::Result<(T, PathBuf)> {
+        let mut nth = 0;
+        loop {
+            // Short, whatever the target's name is.
+            let name = self.directory.join(format!(".ashlar-{}-{nth}.tmp", std::process::id()));
+            match make(&name) {
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists && nth < 999 => nth += 1,
+                made => return made.map(|made| (made, name)),
+            }
+        }
     }
 
     /// Completes the image, proves it and gives it its name. `prove` opens the file anew and verifies the whole of it.
@@ -91,14 +109,12 @@ impl Draft {
         file.write_all_at(&seal.superblock, 0).map_err(wrap)?;
         file.sync_all().map_err(wrap)?;
         // Through a descriptor of its own, as every later reader will have one.
-        let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(wrap)?;
-        prove(again, seal.root_digest)?;
+        prove(reopen(file)?, seal.root_digest)?;
         if self.name.is_none() {
-            let name = self.temporary_name();
-            drop(std::fs::remove_file(&name));
-            let from = format!("/proc/self/fd/{}", file.as_raw_fd());
-            linkat(CWD, from, CWD, &name, AtFlags::SYMLINK_FOLLOW)
-                .map_err(|err| wrap(err.into()))?;
+            let link = |name: &Path| {
+                linkat(CWD, path_of(file), CWD, name, AtFlags::SYMLINK_FOLLOW).map_err(Into::into)
+            };
+            let ((), name) = self.with_temporary_name(link).map_err(wrap)?;
             self.name = Some(name);
         }
         if let Some(name) = &self.name {
@@ -108,6 +124,18 @@ impl Draft {
         File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(wrap)?;
         Ok(file.metadata().map_err(wrap)?.len())
     }
+}
+
+/// The path of an open file, whether it has a name or not.
+fn path_of(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+fn reopen(file: &File) -> Result<File, Failure> {
+    File::open(path_of(file)).map_err(|err| {
+        Failure::io("cannot read the image through /proc/self/fd", &err)
+            .hint("an image is verified before it gets its name: mount /proc, and let the umask leave files readable")
+    })
 }
 
 impl Drop for Draft {

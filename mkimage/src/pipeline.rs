@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use ashlarfs::format::entry::{Codec, Entry};
 use ashlarfs::format::superblock;
@@ -41,6 +41,7 @@ pub(crate) struct Pipeline<'scope> {
     jobs: Sender<Job>,
     ready: Sender<(u32, Ready)>,
     permits: Arc<Permits>,
+    workers: Vec<ScopedJoinHandle<'scope, ()>>,
     writer: ScopedJoinHandle<'scope, Result<(File, Vec<Entry>), Failure>>,
     failed: Arc<AtomicBool>,
     next: u32,
@@ -84,29 +85,46 @@ impl<'scope> Pipeline<'scope> {
         workers: usize,
         block_size: usize,
     ) -> Self {
+        Self::start_with(scope, file, workers, block_size, move || {
+            let mut compressor = level.map(compressor);
+            move |job| match &mut compressor {
+                None => Ok(uncompressed(job)),
+                Some(Ok(compressor)) => compress(compressor, job),
+                Some(Err(err)) => Err(io::Error::new(err.kind(), err.to_string())),
+            }
+        })
+    }
+
+    /// The same, with what each worker does to a block.
+    fn start_with<'env, W: FnMut(Job) -> io::Result<Stored>>(
+        scope: &'scope Scope<'scope, 'env>,
+        file: File,
+        workers: usize,
+        block_size: usize,
+        worker: impl Fn() -> W + Copy + Send + 'scope,
+    ) -> Self {
         let (jobs, todo) = mpsc::channel::<Job>();
         let (ready, done) = mpsc::channel();
         let todo = Arc::new(Mutex::new(todo));
-        for _ in 0..workers.max(1) {
+        let handles = (0..workers.max(1)).map(|_| {
             let (todo, ready) = (Arc::clone(&todo), ready.clone());
-            scope.spawn(move || work(&todo, &ready, level));
-        }
+            scope.spawn(move || work(&todo, &ready, worker()))
+        });
+        let handles = handles.collect();
+        drop(todo);
         let count = (UNDER_WAY_MAX / block_size).min(4 * workers + 8).max(2 * workers);
         let permits = Arc::new(Permits { free: Mutex::new(count), freed: Condvar::new() });
         let failed = Arc::new(AtomicBool::new(false));
         let writer = {
             let (permits, failed) = (Arc::clone(&permits), Arc::clone(&failed));
             scope.spawn(move || {
+                let over = Over { permits: &permits, failed: &failed };
                 let written = write(file, &done, &permits);
-                if written.is_err() {
-                    // Whoever waits for a permit must get one to see that it is over.
-                    failed.store(true, Ordering::Release);
-                    permits.give_all();
-                }
+                drop(over);
                 written
             })
         };
-        Pipeline { jobs, ready, permits, writer, failed, next: 0 }
+        Pipeline { jobs, ready, permits, workers: handles, writer, failed, next: 0 }
     }
 
     /// How many blocks went in so far: the number that the next one gets.
@@ -117,7 +135,7 @@ impl<'scope> Pipeline<'scope> {
     /// Puts a block of content in; returns its number.
     pub(crate) fn push(&mut self, content: Vec<u8>, kind: BlockKind) -> Result<u32, Failure> {
         let number = self.admit()?;
-        // cannot fail while this exists: workers end only when `jobs` is dropped
+        // Fails when no worker is left: they end when `jobs` is dropped, or by a panic.
         self.jobs.send(Job { number, content, kind }).map_err(|_| stopped())?;
         Ok(number)
     }
@@ -145,7 +163,13 @@ impl<'scope> Pipeline<'scope> {
     pub(crate) fn finish(self) -> Result<(File, Vec<Entry>), Failure> {
         drop(self.jobs);
         drop(self.ready);
-        self.writer.join().map_err(|_| Failure::new("the writing thread panicked"))?
+        // All are joined, whatever became of them: the scope would panic in its turn.
+        let worked = self.workers.into_iter().map(ScopedJoinHandle::join).fold(Ok(()), Result::and);
+        let written =
+            self.writer.join().map_err(|_| Failure::new("the writing thread panicked"))?;
+        let written = written?;
+        worked.map_err(|_| Failure::new("a compressing thread panicked"))?;
+        Ok(written)
     }
 }
 
@@ -163,21 +187,51 @@ fn entry_of(stored: &Stored) -> Entry {
     }
 }
 
-fn work(todo: &Mutex<Receiver<Job>>, ready: &Sender<(u32, Ready)>, level: Option<i32>) {
-    let mut compressor = level.map(compressor);
+/// Tells, when the writer ends in whatever way, that it is over; who waits for a permit must get one to see it.
+struct Over<'a> {
+    permits: &'a Permits,
+    failed: &'a AtomicBool,
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.failed.store(true, Ordering::Release);
+        self.permits.give_all();
+    }
+}
+
+/// Tells the writer of a block that will never be ready, since the thread that had it panicked. Nobody would ever get
+/// the permits of the blocks behind it.
+struct InHand<'a> {
+    number: u32,
+    ready: &'a Sender<(u32, Ready)>,
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let err = io::Error::other("the thread panicked");
+            // Fails when the writer has ended already, which is what this is for.
+            drop(self.ready.send((self.number, Err(err))));
+        }
+    }
+}
+
+fn work(
+    todo: &Mutex<Receiver<Job>>,
+    ready: &Sender<(u32, Ready)>,
+    mut worker: impl FnMut(Job) -> io::Result<Stored>,
+) {
     loop {
         let job = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         let number = job.number;
-        let stored = match &mut compressor {
-            None => Ok(uncompressed(job)),
-            Some(Ok(compressor)) => compress(compressor, job),
-            Some(Err(err)) => Err(io::Error::new(err.kind(), err.to_string())),
-        };
-        let stored = stored.map(|stored| {
+        let in_hand = InHand { number, ready };
+        let stored = worker(job).map(|stored| {
             let entry = entry_of(&stored);
             (stored, entry)
         });
+        drop(in_hand);
         if ready.send((number, stored)).is_err() {
             return;
         }
@@ -232,4 +286,30 @@ fn write(
     }
     let file = out.into_inner().map_err(|err| wrap(err.into_error()))?;
     Ok((file, entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_a_worker_ends_the_build_with_an_error() {
+        for workers in [1, 3] {
+            let file = tempfile::tempfile().unwrap();
+            let (pushed, written) = thread::scope(|scope| {
+                let mut pipeline = Pipeline::start_with(scope, file, workers, 4096, || {
+                    |job: Job| {
+                        assert_ne!(job.number, 3, "a panic that a test wants");
+                        Ok(uncompressed(job))
+                    }
+                });
+                // Far more than there are permits.
+                let pushed = (0..10_000)
+                    .try_for_each(|_| pipeline.push(vec![1; 64], BlockKind::Data).map(drop));
+                (pushed, pipeline.finish())
+            });
+            assert!(pushed.is_err());
+            assert!(written.unwrap_err().message.contains("panicked"));
+        }
+    }
 }

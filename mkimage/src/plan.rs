@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) xattr_of: Vec<Option<u32>>,
     /// Inodes of regular files in the order in which their content shall lie.
     pub(crate) content_order: Vec<u32>,
+    /// Paths of the wanted order that name nothing.
+    pub(crate) missing: Vec<Vec<u8>>,
 }
 
 /// Numbers a tree. `order` names files whose content shall come first.
@@ -43,6 +45,7 @@ pub(crate) fn plan(mut tree: SourceTree, order: &[Vec<u8>]) -> Result<Plan, Fail
         xattr_sets: Vec::new(),
         xattr_of: Vec::with_capacity(tree.nodes.len()),
         content_order: Vec::new(),
+        missing: Vec::new(),
         tree,
     };
     plan.number()?;
@@ -196,7 +199,14 @@ impl Plan {
     fn order_content(&mut self, order: &[Vec<u8>]) {
         let mut placed = vec![false; self.nodes.len()];
         let mut content_order = Vec::new();
-        let named = order.iter().filter_map(|path| self.find(path));
+        let mut missing = Vec::new();
+        let named = order.iter().filter_map(|path| {
+            let inode = self.find(path);
+            if inode.is_none() {
+                missing.push(path.clone());
+            }
+            inode
+        });
         for inode in named.chain(0..self.nodes.len() as u32) {
             let is_file = self.tree.nodes[index(self.nodes[index(inode)])].kind == Kind::File;
             if is_file && !std::mem::replace(&mut placed[index(inode)], true) {
@@ -204,6 +214,7 @@ impl Plan {
             }
         }
         self.content_order = content_order;
+        self.missing = missing;
     }
 
     /// The inode at a path.

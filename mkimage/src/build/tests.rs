@@ -8,6 +8,7 @@ use ashlarfs::{Anchor, Tree};
 
 use super::{Options, Progress, Summary, build};
 use crate::Failure;
+use crate::testing::Warnings;
 use crate::tree::{Body, Content, Contents, Node, NodeId, SourceTree};
 
 struct Memory(Vec<Vec<u8>>);
@@ -206,9 +207,14 @@ fn a_base_gives_its_blocks() {
 fn order_puts_named_files_first() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image");
-    let options = Options { order: vec![b"block".to_vec(), b"missing".to_vec()], ..options(2) };
-    let many = vec![("a", noise(1, 4096)), ("block", noise(2, 4096))];
-    let tree = open(&image, &make(&many, &image, &options));
+    let order = [&b"block"[..], b"missing", b"a/b"].map(<[u8]>::to_vec).into();
+    let options = Options { order, ..options(2) };
+    let (tree, contents) = flat(&[("a", noise(1, 4096)), ("block", noise(2, 4096))]);
+    let warnings = Warnings::default();
+    let summary = build(tree, &contents, &image, &options, &warnings).unwrap();
+    let warnings = warnings.0.into_inner();
+    assert_eq!(warnings, ["--order names 2 paths that will not be in the image: `missing` first"]);
+    let tree = open(&image, &summary);
     let file = tree.file(tree.resolve(b"block").unwrap()).unwrap();
     let place = file.extent_at(0).unwrap().place;
     let first = ashlarfs::format::index::BlockIndex(0);
@@ -225,4 +231,32 @@ fn a_failed_build_leaves_the_old_image() {
     assert!(build(tree, &contents, &image, &options(1), &Quiet).is_err());
     assert_eq!(std::fs::read(&image).unwrap(), before);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_target_may_have_the_longest_name_and_no_longer_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("i".repeat(255));
+    make(&files(), &image, &options(1));
+    make(&files(), &image, &options(1));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    let too_long = directory.path().join("i".repeat(256));
+    let failure = crate::emit::Draft::create(&too_long).unwrap_err();
+    assert!(failure.message.contains("too long"), "{}", failure.message);
+}
+
+#[test]
+fn builds_side_by_side_keep_out_of_each_others_way() {
+    let directory = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for nth in 0..4_u32 {
+            let image = directory.path().join(nth.to_string());
+            scope.spawn(move || {
+                let one = vec![("a", noise(nth, 5000))];
+                let tree = open(&image, &make(&one, &image, &options(1)));
+                assert_eq!(content(&tree, "a"), one[0].1);
+            });
+        }
+    });
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 4);
 }

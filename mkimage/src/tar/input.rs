@@ -23,8 +23,18 @@ pub(super) struct Input {
 }
 
 enum Source {
-    InPlace { reader: BufReader<File>, end: u64, start: u64 },
-    Stream { reader: Box<dyn Read>, spool: BufWriter<File>, spooled: u64 },
+    /// `stamp` is from before the first byte was read: headers and content must be of one state.
+    InPlace {
+        reader: BufReader<File>,
+        end: u64,
+        start: u64,
+        stamp: Stamp,
+    },
+    Stream {
+        reader: Box<dyn Read>,
+        spool: BufWriter<File>,
+        spooled: u64,
+    },
 }
 
 /// Where content is found again.
@@ -73,6 +83,7 @@ impl Input {
         } else {
             File::open(source).map_err(|err| failure(&err))?
         };
+        let stamp = Stamp::of(&fstat(&file).map_err(|err| failure(&err.into()))?);
         let metadata = file.metadata().map_err(|err| failure(&err))?;
         if metadata.is_dir() {
             return Err(Failure::new(format!("{name} is a directory, --tar needs an archive"))
@@ -97,8 +108,8 @@ impl Input {
         let source = if metadata.is_file() {
             file.seek(SeekFrom::Start(start)).map_err(|err| failure(&err))?;
             if packing == Packing::None {
-                let end = metadata.len();
-                Source::InPlace { reader: BufReader::with_capacity(BUF_LEN, file), end, start }
+                let reader = BufReader::with_capacity(BUF_LEN, file);
+                Source::InPlace { reader, end: stamp.size, start, stamp }
             } else {
                 stream(file, packing, tmpdir)?
             }
@@ -174,7 +185,7 @@ impl Input {
     fn pass(&mut self, len: u64) -> Result<(), Failure> {
         let wrap = |err| Failure::io(format!("cannot read {}", self.name), &err);
         let passed = match &mut self.source {
-            Source::InPlace { reader, end, start } => {
+            Source::InPlace { reader, end, start, .. } => {
                 let left = end.saturating_sub(*start + self.position);
                 let step = i64::try_from(len.min(left)).unwrap_or(i64::MAX);
                 reader.seek_relative(step).map_err(wrap)?;
@@ -205,12 +216,8 @@ impl Input {
     pub(super) fn finish(self) -> Result<Kept, Failure> {
         let wrap = |err: io::Error| Failure::io("cannot keep content in a temporary file", &err);
         Ok(match self.source {
-            Source::InPlace { reader, .. } => {
-                let file = reader.into_inner();
-                let stat = fstat(&file).map_err(|err| {
-                    Failure::io(format!("cannot read {}", self.name), &err.into())
-                })?;
-                Kept { file, stamp: Some(Stamp::of(&stat)), name: self.name }
+            Source::InPlace { reader, stamp, .. } => {
+                Kept { file: reader.into_inner(), stamp: Some(stamp), name: self.name }
             }
             Source::Stream { spool, .. } => {
                 let file = spool.into_inner().map_err(|err| wrap(err.into_error()))?;

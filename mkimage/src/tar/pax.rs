@@ -2,6 +2,9 @@
 
 use crate::tree::XattrSet;
 
+/// Most pieces of one sparse file: they are held in memory until the image is built.
+pub(super) const EXTENTS_MAX: usize = 1 << 22;
+
 /// What extended headers say of one entry; what they do not say stands in its header.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Extended {
@@ -72,7 +75,11 @@ impl Extended {
             b"GNU.sparse.offset" => self.sparse.offset = number()?,
             b"GNU.sparse.numbytes" => {
                 let extent = (self.sparse.offset.take()?, decimal(value)?);
-                self.sparse.map.get_or_insert_default().push(extent);
+                let map = self.sparse.map.get_or_insert_default();
+                if map.len() == EXTENTS_MAX {
+                    return None;
+                }
+                map.push(extent);
             }
             b"GNU.sparse.map" => self.sparse.map = Some(map(value)?),
             _ => {

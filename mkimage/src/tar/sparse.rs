@@ -4,11 +4,11 @@
 use super::content::{Extent, Place};
 use super::header::{Header, NoNumber, RECORD_LEN};
 use super::input::Input;
-use super::pax::{Sparse, decimal};
+use super::pax::{EXTENTS_MAX, Sparse, decimal};
 use crate::Failure;
 
-/// Most pieces of one sparse file that are held in memory.
-const EXTENTS_MAX: usize = 1 << 24;
+/// Digits of the longest number that a map can have: 2^64 - 1.
+const DIGITS_MAX: usize = 20;
 
 /// Offsets and lengths, the file's whole size, and how many bytes before the content the map took.
 type Map = (Vec<(u64, u64)>, Option<u64>, u64);
@@ -98,6 +98,9 @@ fn leading_map(input: &mut Input, stored_len: u64) -> Result<(Vec<(u64, u64)>, u
         let record = input.record()?.ok_or_else(|| input.cut_off())?;
         for byte in record {
             if byte != b'\n' {
+                if digits.len() == DIGITS_MAX {
+                    return Err(impossible(input));
+                }
                 digits.push(byte);
                 continue;
             }
@@ -105,7 +108,12 @@ fn leading_map(input: &mut Input, stored_len: u64) -> Result<(Vec<(u64, u64)>, u
             digits.clear();
             if numbers.is_empty() {
                 let pairs = usize::try_from(number).ok().filter(|pairs| *pairs <= EXTENTS_MAX);
-                wanted += 2 * pairs.ok_or_else(|| impossible(input))?;
+                let pairs = pairs.ok_or_else(|| impossible(input))?;
+                // A pair takes four bytes at least.
+                if 4 * pairs as u64 > stored_len {
+                    return Err(input.damaged("the map of a sparse file has no end"));
+                }
+                wanted += 2 * pairs;
             }
             numbers.push(number);
             if numbers.len() == wanted {

@@ -269,7 +269,9 @@ fn impossible_sparse_maps_are_refused() {
     assert!(leading(&padded(b"99999999999\n")).contains(impossible));
     assert!(leading(&padded(b"2\n0\n1\nx\n")).contains(impossible));
     assert!(leading(b"2\n0\n1\n").contains("no end"), "the map goes on behind what is stored");
-    assert!(leading(&[b'1'; 600]).contains("no end"));
+    assert!(leading(&padded(b"200\n0\n")).contains("no end"), "more pairs than bytes for them");
+    assert!(leading(&[b'1'; 600]).contains(impossible), "a number without an end");
+    assert!(leading(&padded(b"")).contains(impossible), "no number at all");
 }
 
 #[test]
@@ -433,4 +435,19 @@ fn an_archive_that_changes_is_told() {
     File::options().write(true).open(&path).unwrap().write_all_at(b"after!", 512).unwrap();
     let mut content = crate::tree::Contents::open(&contents, 1).unwrap();
     assert!(content.finish().unwrap_err().contains("x.tar changed while it was read"));
+}
+
+#[test]
+fn an_archive_that_changes_while_its_headers_are_read_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.tar");
+    fs::write(&path, Tar::default().entry("a", b'0', b"before").end()).unwrap();
+    let mut input = Input::open(&path, dir.path()).unwrap();
+    input.record().unwrap().unwrap();
+    File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+    let kept_at = input.keep(6).unwrap();
+    let places = vec![content::Place::Whole { kept_at, size: 6 }];
+    let contents = TarContents { kept: input.finish().unwrap(), places };
+    let mut content = crate::tree::Contents::open(&contents, 0).unwrap();
+    assert!(content.finish().unwrap_err().contains("changed while it was read"));
 }
