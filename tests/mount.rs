@@ -231,6 +231,32 @@ fn in_the_foreground_a_signal_unmounts() {
 }
 
 #[test]
+fn a_server_that_nobody_waits_for_leaves_no_mount() {
+    limited("a_server_that_nobody_waits_for_leaves_no_mount", 60, || {
+        let image = Image::build(&[], fill);
+        let point = image.mountpoint("mnt");
+        let mut server = Command::new(ASHLAR)
+            .args(["mount", "--detached", "--root-digest", &image.digest])
+            .args([text(&image.path), text(&point)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(server.stdout.take());
+        let output = server.wait_with_output().unwrap();
+        // A mount without a server would not show in `ashlar status`.
+        let table = fs::read_to_string("/proc/self/mounts").unwrap();
+        let left = table.contains(text(&point));
+        rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH).ok();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("ashlar: error: cannot leave the terminal"), "{stderr}");
+        assert!(!left, "{table}");
+    });
+}
+
+#[test]
 fn a_server_that_is_killed_is_noticed() {
     limited("a_server_that_is_killed_is_noticed", 60, || {
         let image = Image::build(&[], fill);

@@ -174,11 +174,27 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
     let label = describe(&tree, &settings);
     let mounted = session::start(tree, settings, work)?;
     tracing::info!("{label}");
-    listen(signals, mounted.stopper())?;
-    if args.detached {
-        say_ready()?;
+    let stopper = mounted.stopper();
+    let ready = listen(signals, stopper.clone())
+        .and_then(|()| if args.detached { say_ready() } else { Ok(()) });
+    match ready {
+        Ok(()) => finish(mounted),
+        Err(failure) => {
+            undo(mounted, &stopper, &failure);
+            Err(failure)
+        }
     }
-    finish(mounted)
+}
+
+/// Unmounts what nobody was told of: once this process ends, its mount would answer with errors only.
+fn undo(mounted: Mounted, stopper: &Stopper, failure: &Failure) {
+    tracing::error!("{}: unmounting", failure.message);
+    let stopped = stopper.stop().map_err(|err| format!("cannot unmount: {err}"));
+    // Where it is still mounted, nothing would end the wait.
+    let ended = stopped.and_then(|()| mounted.wait().map_err(|err| err.to_string()));
+    if let Err(err) = ended {
+        tracing::error!("{err}");
+    }
 }
 
 /// Waits for the end. What a mount ends with is worth a line in the log, for nobody hears the exit status.
@@ -277,10 +293,11 @@ fn leave() -> Result<(), Failure> {
 /// Tells the one who started the server that the mount answers; from then on nobody listens here.
 fn say_ready() -> Result<(), Failure> {
     let tell = || -> io::Result<()> {
+        // What can fail comes before the word that nothing did.
+        let null = File::options().read(true).write(true).open("/dev/null")?;
         let mut stdout = io::stdout();
         stdout.write_all(READY)?;
         stdout.flush()?;
-        let null = File::options().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
