@@ -143,7 +143,8 @@ fn start_server() -> Outcome {
 /// Opens, mounts, and serves until it is unmounted.
 fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
     if args.detached {
-        log::to_syslog(mount_options.log);
+        log::to_syslog(mount_options.log)
+            .map_err(|err| Failure::new(format!("cannot start a thread: {err}")))?;
     } else {
         log::to_stderr(mount_options.log);
     }
@@ -172,7 +173,7 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         leave()?;
     }
     let label = describe(&tree, &settings);
-    let mounted = session::start(tree, settings, work)?;
+    let mounted = session::start(tree, settings, work).inspect_err(|_| log::flush())?;
     tracing::info!("{label}");
     let stopper = mounted.stopper();
     let ready = listen(signals, stopper.clone())
@@ -195,6 +196,7 @@ fn undo(mounted: Mounted, stopper: &Stopper, failure: &Failure) {
     if let Err(err) = ended {
         tracing::error!("{err}");
     }
+    log::flush();
 }
 
 /// Waits for the end. What a mount ends with is worth a line in the log, for nobody hears the exit status.
@@ -204,6 +206,7 @@ fn finish(mounted: Mounted) -> Outcome {
         Ok(()) => tracing::info!("unmounted"),
         Err(err) => tracing::error!("{err}"),
     }
+    log::flush();
     Ok(ended.map(|()| ExitCode::SUCCESS)?)
 }
 
@@ -269,6 +272,7 @@ fn listen(signals: SigSet, stopper: Stopper) -> Result<(), Failure> {
         }
         if let Ok(signal) = signals.wait() {
             tracing::warn!("{signal}: ending at once");
+            log::flush();
             std::process::exit(1);
         }
     };
