@@ -573,6 +573,25 @@ fn an_image_that_is_rewritten_never_shows() {
 }
 
 #[test]
+fn a_superblock_that_only_the_backup_replaces_is_told() {
+    limited("a_superblock_that_only_the_backup_replaces_is_told", 60, || {
+        let image = Image::build(&[], fill);
+        let sound = image.mount("");
+        assert_eq!(sound.status()["used_backup"], false);
+        let words = ashlar(&["status", text(&sound.point)]);
+        assert!(!String::from_utf8_lossy(&words.stdout).contains("superblock"), "{words:?}");
+        drop(sound);
+        let file = File::options().write(true).open(&image.path).unwrap();
+        file.write_all_at(&[0xff; 64], 1024).unwrap();
+        let mount = image.mount("");
+        assert_eq!(mount.status()["used_backup"], true);
+        let words = ashlar(&["status", text(&mount.point)]);
+        assert!(String::from_utf8_lossy(&words.stdout).contains("its backup serves"), "{words:?}");
+        assert_eq!(fs::read(mount.point.join("hello")).unwrap(), b"hello");
+    });
+}
+
+#[test]
 fn a_damaged_block_is_logged_once() {
     limited("a_damaged_block_is_logged_once", 60, || {
         let image = Image::build(&[], many_files);

@@ -51,6 +51,11 @@ pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, Moun
     if let Err(err) = tree.store().start_prefetch() {
         tracing::warn!("{err}: reading in order will be slower");
     }
+    if tree.store().used_backup() {
+        tracing::warn!(
+            "the first superblock is damaged, its backup serves: replace the image soon"
+        );
+    }
     let counters = Arc::new(Counters::default());
     let server =
         Server::new(Arc::clone(&tree), Arc::clone(&counters), work.image, work.digest_xattr);

@@ -42,6 +42,9 @@ pub struct Status {
     pub image_version: u64,
     /// The image's label.
     pub label: String,
+    /// Whether the first superblock was damaged and its backup serves.
+    #[serde(default)]
+    pub used_backup: bool,
     /// The server's process.
     pub pid: u32,
     /// When it was mounted, in seconds since 1970-01-01 UTC.
@@ -119,6 +122,7 @@ impl Reporter {
             anchor: self.anchor.to_owned(),
             image_version: superblock.image_version,
             label: superblock.label.clone(),
+            used_backup: store.used_backup(),
             pid: std::process::id(),
             since: self.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             blocks_verified: blocks.blocks_verified.load(Ordering::Relaxed),
