@@ -310,7 +310,8 @@ fn say_ready() -> Result<(), Failure> {
     tell().map_err(|err| Failure::new(format!("cannot leave the terminal: {err}")))
 }
 
-/// Arguments of `mount.ashlar SPEC DIR [-sfnv] [-N namespace] [-o options] [-t type]` (mount(8)) in our own words.
+/// Arguments of `mount.ashlar SPEC DIR [-sfnv] [-o options] [-t type]` (mount(8)) in our own words. What is none of these
+/// stays as it is, so `-N namespace`, for a mount in another namespace, is refused as an argument that is not known.
 pub(super) fn from_helper_args(args: Vec<OsString>) -> Vec<OsString> {
     let mut own: Vec<OsString> = vec!["ashlar".into(), "mount".into(), "--helper".into()];
     let mut args = args.into_iter().skip(1);
@@ -349,10 +350,24 @@ mod tests {
 
     #[test]
     fn the_words_of_mount_8() {
-        let given = ["mount.ashlar", "a.img", "/mnt", "-sn", "-o", "rw,x=y", "-t", "ashlar", "-f"];
+        let given = [
+            "mount.ashlar",
+            "a.img",
+            "/mnt",
+            "-sn",
+            "-o",
+            "rw,x=y",
+            "-t",
+            "ashlar",
+            "-f",
+            "-N",
+            "1",
+        ];
         let own = from_helper_args(given.map(OsString::from).into());
-        let expected =
-            ["ashlar", "mount", "--helper", "a.img", "/mnt", "--sloppy", "-o", "rw,x=y", "--fake"];
+        let expected = [
+            "ashlar", "mount", "--helper", "a.img", "/mnt", "--sloppy", "-o", "rw,x=y", "--fake",
+            "-N", "1",
+        ];
         assert_eq!(own, expected.map(OsString::from));
     }
 }
