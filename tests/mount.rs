@@ -69,7 +69,7 @@ fn what_cannot_be_mounted_says_why() {
         fs::write(&newer, bytes).unwrap();
         let wrong = "0".repeat(64);
         // options, image, mount point, error, hint
-        let cases: [(&str, &str, &str, &str, &str); 12] = [
+        let cases: [(&str, &str, &str, &str, &str); 13] = [
             (
                 &format!("root_digest={wrong}"),
                 &path,
@@ -87,6 +87,7 @@ fn what_cannot_be_mounted_says_why() {
             ("rw", &path, point, "cannot be written", "overlay"),
             ("ro,nonsense", &path, point, "`nonsense`", "--help"),
             ("workers=0", &path, point, "workers=0", "--help"),
+            (&format!("{digest},cachesize=64K"), &path, point, "too few", "cachesize=1024K"),
             ("key=/no/such.pub", &path, point, "/no/such.pub", ""),
         ];
         for (options, image, point, error, hint) in cases {

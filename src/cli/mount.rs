@@ -25,6 +25,8 @@ use crate::{CacheLimits, Options, Tree};
 
 /// Most threads that answer the kernel unless told otherwise: more of them wake each other up for nothing.
 const WORKERS_MAX: usize = 4;
+/// Fewest blocks of either kind that the cache has room for: with less, threads expand the same blocks again and again.
+const CACHE_BLOCKS_MIN: u64 = 4;
 /// How far the kernel reads ahead unless told otherwise, in KiB; a whole block where blocks are larger.
 const READAHEAD_KB: u32 = 256;
 /// What the server says when the mount answers.
@@ -70,7 +72,8 @@ Options for -o:
   root_digest=HEX       as --root-digest
   key=FILE              as --key
   signature=FILE        as --signature
-  cachesize=SIZE        memory for expanded blocks, for example 64M [default: 32M]
+  cachesize=SIZE        memory for expanded blocks, for example 64M [default: 32M]; room for four of each
+                        kind, data and metadata, is the least
   workers=N             threads that answer the kernel [default: one per processor, at most 4]
   readahead=KB          how far the kernel reads ahead [default: 256, or a block]; root only
   method=pread|mmap     how the image file is read [default: pread, which was measured to be faster
@@ -155,6 +158,10 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         options.cache = cache_limits(bytes);
     }
     let tree = crate::open(&args.image, &options).map_err(|err| open_failure(&args.image, &err))?;
+    if let Some(bytes) = mount_options.cache_bytes {
+        let superblock = tree.superblock();
+        check_cache(bytes, superblock.block_size(), superblock.metadata_block_size())?;
+    }
     if args.fake {
         return Ok(ExitCode::SUCCESS);
     }
@@ -253,6 +260,20 @@ fn cache_limits(bytes: u64) -> CacheLimits {
     CacheLimits { data_bytes_max: bytes.saturating_sub(metadata_bytes_max), metadata_bytes_max }
 }
 
+/// Whether [`cache_limits`] leaves room for enough blocks of both kinds.
+fn check_cache(bytes: u64, block_size: u32, metadata_block_size: u32) -> Result<(), Failure> {
+    let data_min = (CACHE_BLOCKS_MIN * u64::from(block_size) * 4).div_ceil(3);
+    let metadata_min = CACHE_BLOCKS_MIN * u64::from(metadata_block_size) * 4;
+    let min_kb = data_min.max(metadata_min).div_ceil(1024);
+    if bytes >= min_kb * 1024 {
+        return Ok(());
+    }
+    Err(Failure::new(format!("mount option `cachesize`: {bytes} bytes are too few for this image"))
+        .hint(format!(
+            "its blocks need at least cachesize={min_kb}K; without the option it is 32M"
+        )))
+}
+
 fn block_signals() -> Result<SigSet, Failure> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -347,6 +368,21 @@ impl From<MountError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cache_has_room_for_some_blocks() {
+        for (block, metadata_block) in [(128 << 10, 64 << 10), (1 << 20, 4 << 10), (4096, 4096)] {
+            let failure = check_cache(0, block, metadata_block).unwrap_err();
+            let hint = failure.hint.unwrap();
+            let (_, rest) = hint.split_once("cachesize=").unwrap();
+            let min = rest.split_once('K').unwrap().0.parse::<u64>().unwrap() * 1024;
+            assert!(check_cache(min - 1, block, metadata_block).is_err());
+            assert!(check_cache(min, block, metadata_block).is_ok());
+            let limits = cache_limits(min);
+            assert!(limits.data_bytes_max >= 4 * usize::try_from(block).unwrap());
+            assert!(limits.metadata_bytes_max >= 4 * usize::try_from(metadata_block).unwrap());
+        }
+    }
 
     #[test]
     fn the_words_of_mount_8() {
