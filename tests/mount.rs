@@ -69,7 +69,7 @@ fn what_cannot_be_mounted_says_why() {
         fs::write(&newer, bytes).unwrap();
         let wrong = "0".repeat(64);
         // options, image, mount point, error, hint
-        let cases: [(&str, &str, &str, &str, &str); 12] = [
+        let cases: [(&str, &str, &str, &str, &str); 13] = [
             (
                 &format!("root_digest={wrong}"),
                 &path,
@@ -87,6 +87,7 @@ fn what_cannot_be_mounted_says_why() {
             ("rw", &path, point, "cannot be written", "overlay"),
             ("ro,nonsense", &path, point, "`nonsense`", "--help"),
             ("workers=0", &path, point, "workers=0", "--help"),
+            (&format!("{digest},cachesize=64K"), &path, point, "too few", "cachesize=1024K"),
             ("key=/no/such.pub", &path, point, "/no/such.pub", ""),
         ];
         for (options, image, point, error, hint) in cases {
@@ -227,6 +228,32 @@ fn in_the_foreground_a_signal_unmounts() {
         assert!(server.try_wait().unwrap().is_none());
         drop(open);
         assert_eq!(server.wait().unwrap().code(), Some(0));
+    });
+}
+
+#[test]
+fn a_server_that_nobody_waits_for_leaves_no_mount() {
+    limited("a_server_that_nobody_waits_for_leaves_no_mount", 60, || {
+        let image = Image::build(&[], fill);
+        let point = image.mountpoint("mnt");
+        let mut server = Command::new(ASHLAR)
+            .args(["mount", "--detached", "--root-digest", &image.digest])
+            .args([text(&image.path), text(&point)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(server.stdout.take());
+        let output = server.wait_with_output().unwrap();
+        // A mount without a server would not show in `ashlar status`.
+        let table = fs::read_to_string("/proc/self/mounts").unwrap();
+        let left = table.contains(text(&point));
+        rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH).ok();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("ashlar: error: cannot leave the terminal"), "{stderr}");
+        assert!(!left, "{table}");
     });
 }
 
@@ -543,6 +570,25 @@ fn an_image_that_is_rewritten_never_shows() {
             }
             assert!(mount.server_lives());
         }
+    });
+}
+
+#[test]
+fn a_superblock_that_only_the_backup_replaces_is_told() {
+    limited("a_superblock_that_only_the_backup_replaces_is_told", 60, || {
+        let image = Image::build(&[], fill);
+        let sound = image.mount("");
+        assert_eq!(sound.status()["used_backup"], false);
+        let words = ashlar(&["status", text(&sound.point)]);
+        assert!(!String::from_utf8_lossy(&words.stdout).contains("superblock"), "{words:?}");
+        drop(sound);
+        let file = File::options().write(true).open(&image.path).unwrap();
+        file.write_all_at(&[0xff; 64], 1024).unwrap();
+        let mount = image.mount("");
+        assert_eq!(mount.status()["used_backup"], true);
+        let words = ashlar(&["status", text(&mount.point)]);
+        assert!(String::from_utf8_lossy(&words.stdout).contains("its backup serves"), "{words:?}");
+        assert_eq!(fs::read(mount.point.join("hello")).unwrap(), b"hello");
     });
 }
 

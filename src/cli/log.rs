@@ -2,8 +2,12 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
+use std::time::Duration;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
@@ -12,6 +16,13 @@ use tracing_subscriber::fmt::MakeWriter;
 const SOCKET: &str = "/dev/log";
 /// The facility "system daemons" (RFC 3164), shifted to where it stands in a priority.
 const FACILITY: u8 = 3 << 3;
+/// Most lines that wait to be sent.
+const WAITING_MAX: usize = 256;
+/// How long the end waits for the last lines to be sent.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The way to the thread that sends, once there is one.
+static SENDER: OnceLock<SyncSender<Message>> = OnceLock::new();
 
 /// Starts logging to standard error.
 pub(super) fn to_stderr(level: LevelFilter) {
@@ -23,16 +34,31 @@ pub(super) fn to_stderr(level: LevelFilter) {
     ignore_second(subscriber.try_init());
 }
 
-/// Starts logging to the system's log.
-pub(super) fn to_syslog(level: LevelFilter) {
+/// Starts logging to the system's log. It is to be called before anything is mounted, see [`Syslog`].
+pub(super) fn to_syslog(level: LevelFilter) -> io::Result<()> {
+    let syslog = Syslog::start()?;
+    let sender = syslog.0.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
         .with_level(false)
         .with_ansi(false)
         .without_time()
-        .with_writer(Syslog::default());
-    ignore_second(subscriber.try_init());
+        .with_writer(syslog);
+    if subscriber.try_init().is_ok() {
+        ignore_second(SENDER.set(sender));
+    }
+    Ok(())
+}
+
+/// Waits a little for what was logged to be sent; to be called before the process ends.
+pub(super) fn flush() {
+    let Some(sender) = SENDER.get() else { return };
+    let (done, wait) = mpsc::sync_channel(1);
+    if sender.try_send(Message::Flush(done)).is_ok() {
+        // What is not sent by then is lost, as it is when the log is full.
+        wait.recv_timeout(PATIENCE).unwrap_or_default();
+    }
 }
 
 /// Whoever set the logging up first has it: a program that runs this command as a library.
@@ -40,27 +66,62 @@ fn ignore_second<E>(result: Result<(), E>) {
     drop(result);
 }
 
-/// The system's log. Nothing ever waits for it: the one who reads it may be waiting for us.
-#[derive(Debug, Default)]
-struct Syslog(Mutex<Option<UnixDatagram>>);
+/// What the thread that sends is given.
+#[derive(Debug)]
+enum Message {
+    /// A line.
+    Line(Vec<u8>),
+    /// Say when everything before this was sent.
+    Flush(SyncSender<()>),
+}
+
+/// The system's log.
+///
+/// Nothing ever waits for it: the one who reads it may be waiting for us, and even the way to its socket may lead through
+/// our own mount. So a thread that answers no one connects and sends; what it cannot keep up with is lost.
+#[derive(Debug)]
+struct Syslog(SyncSender<Message>);
 
 impl Syslog {
-    /// Sends a line. It is lost when the log is full or not there.
-    fn send(&self, line: &[u8]) {
-        let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if socket.as_ref().is_some_and(|socket| match socket.send(line) {
-            Ok(_) => true,
-            Err(err) => err.kind() == io::ErrorKind::WouldBlock,
-        }) {
-            return;
+    fn start() -> io::Result<Syslog> {
+        let (sender, receiver) = mpsc::sync_channel(WAITING_MAX);
+        // Here, and not by the thread: it is done when this returns.
+        let socket = connect().ok();
+        // Signals are for another thread; this one starts with none, and so never has one.
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let started = thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || send_all(&receiver, socket))
+            .map(drop);
+        before.thread_set_mask()?;
+        started.map(|()| Syslog(sender))
+    }
+}
+
+fn send_all(messages: &Receiver<Message>, mut socket: Option<UnixDatagram>) {
+    for message in messages {
+        match message {
+            Message::Line(line) => send(&mut socket, &line),
+            // Whoever asked may have lost patience.
+            Message::Flush(done) => done.try_send(()).unwrap_or_default(),
         }
-        // Not connected yet, or the log was restarted.
-        *socket = connect().ok();
-        if let Some(connected) = socket.as_ref()
-            && connected.send(line).is_err()
-        {
-            *socket = None;
-        }
+    }
+}
+
+/// Sends a line. It is lost when the log is full or not there.
+fn send(socket: &mut Option<UnixDatagram>, line: &[u8]) {
+    if socket.as_ref().is_some_and(|socket| match socket.send(line) {
+        Ok(_) => true,
+        Err(err) => err.kind() == io::ErrorKind::WouldBlock,
+    }) {
+        return;
+    }
+    // Not connected yet, or the log was restarted.
+    *socket = connect().ok();
+    if let Some(connected) = socket.as_ref()
+        && connected.send(line).is_err()
+    {
+        *socket = None;
     }
 }
 
@@ -90,7 +151,9 @@ impl Write for Line<'_> {
 
 impl Drop for Line<'_> {
     fn drop(&mut self) {
-        self.log.send(self.bytes.trim_ascii_end());
+        let line = self.bytes.trim_ascii_end().to_vec();
+        // Lost when too many wait.
+        self.log.0.try_send(Message::Line(line)).unwrap_or_default();
     }
 }
 
@@ -120,6 +183,21 @@ fn head(level: Level) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_waits_for_a_log_that_is_not_read() {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let log = Syslog(sender);
+        for line in ["first\n", "second\n"] {
+            log.make_writer().write_all(line.as_bytes()).unwrap();
+        }
+        drop(log);
+        let sent: Vec<Message> = receiver.iter().collect();
+        assert!(
+            matches!(&sent[..], [Message::Line(line)] if line.ends_with(b": first")),
+            "{sent:?}"
+        );
+    }
 
     #[test]
     fn the_priority_is_facility_and_severity() {

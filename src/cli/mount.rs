@@ -25,6 +25,8 @@ use crate::{CacheLimits, Options, Tree};
 
 /// Most threads that answer the kernel unless told otherwise: more of them wake each other up for nothing.
 const WORKERS_MAX: usize = 4;
+/// Fewest blocks of either kind that the cache has room for: with less, threads expand the same blocks again and again.
+const CACHE_BLOCKS_MIN: u64 = 4;
 /// How far the kernel reads ahead unless told otherwise, in KiB; a whole block where blocks are larger.
 const READAHEAD_KB: u32 = 256;
 /// What the server says when the mount answers.
@@ -70,7 +72,8 @@ Options for -o:
   root_digest=HEX       as --root-digest
   key=FILE              as --key
   signature=FILE        as --signature
-  cachesize=SIZE        memory for expanded blocks, for example 64M [default: 32M]
+  cachesize=SIZE        memory for expanded blocks, for example 64M [default: 32M]; room for four of each
+                        kind, data and metadata, is the least
   workers=N             threads that answer the kernel [default: one per processor, at most 4]
   readahead=KB          how far the kernel reads ahead [default: 256, or a block]; root only
   method=pread|mmap     how the image file is read [default: pread, which was measured to be faster
@@ -143,7 +146,8 @@ fn start_server() -> Outcome {
 /// Opens, mounts, and serves until it is unmounted.
 fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
     if args.detached {
-        log::to_syslog(mount_options.log);
+        log::to_syslog(mount_options.log)
+            .map_err(|err| Failure::new(format!("cannot start a thread: {err}")))?;
     } else {
         log::to_stderr(mount_options.log);
     }
@@ -154,6 +158,10 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         options.cache = cache_limits(bytes);
     }
     let tree = crate::open(&args.image, &options).map_err(|err| open_failure(&args.image, &err))?;
+    if let Some(bytes) = mount_options.cache_bytes {
+        let superblock = tree.superblock();
+        check_cache(bytes, superblock.block_size(), superblock.metadata_block_size())?;
+    }
     if args.fake {
         return Ok(ExitCode::SUCCESS);
     }
@@ -172,13 +180,30 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         leave()?;
     }
     let label = describe(&tree, &settings);
-    let mounted = session::start(tree, settings, work)?;
+    let mounted = session::start(tree, settings, work).inspect_err(|_| log::flush())?;
     tracing::info!("{label}");
-    listen(signals, mounted.stopper())?;
-    if args.detached {
-        say_ready()?;
+    let stopper = mounted.stopper();
+    let ready = listen(signals, stopper.clone())
+        .and_then(|()| if args.detached { say_ready() } else { Ok(()) });
+    match ready {
+        Ok(()) => finish(mounted),
+        Err(failure) => {
+            undo(mounted, &stopper, &failure);
+            Err(failure)
+        }
     }
-    finish(mounted)
+}
+
+/// Unmounts what nobody was told of: once this process ends, its mount would answer with errors only.
+fn undo(mounted: Mounted, stopper: &Stopper, failure: &Failure) {
+    tracing::error!("{}: unmounting", failure.message);
+    let stopped = stopper.stop().map_err(|err| format!("cannot unmount: {err}"));
+    // Where it is still mounted, nothing would end the wait.
+    let ended = stopped.and_then(|()| mounted.wait().map_err(|err| err.to_string()));
+    if let Err(err) = ended {
+        tracing::error!("{err}");
+    }
+    log::flush();
 }
 
 /// Waits for the end. What a mount ends with is worth a line in the log, for nobody hears the exit status.
@@ -188,6 +213,7 @@ fn finish(mounted: Mounted) -> Outcome {
         Ok(()) => tracing::info!("unmounted"),
         Err(err) => tracing::error!("{err}"),
     }
+    log::flush();
     Ok(ended.map(|()| ExitCode::SUCCESS)?)
 }
 
@@ -234,6 +260,20 @@ fn cache_limits(bytes: u64) -> CacheLimits {
     CacheLimits { data_bytes_max: bytes.saturating_sub(metadata_bytes_max), metadata_bytes_max }
 }
 
+/// Whether [`cache_limits`] leaves room for enough blocks of both kinds.
+fn check_cache(bytes: u64, block_size: u32, metadata_block_size: u32) -> Result<(), Failure> {
+    let data_min = (CACHE_BLOCKS_MIN * u64::from(block_size) * 4).div_ceil(3);
+    let metadata_min = CACHE_BLOCKS_MIN * u64::from(metadata_block_size) * 4;
+    let min_kb = data_min.max(metadata_min).div_ceil(1024);
+    if bytes >= min_kb * 1024 {
+        return Ok(());
+    }
+    Err(Failure::new(format!("mount option `cachesize`: {bytes} bytes are too few for this image"))
+        .hint(format!(
+            "its blocks need at least cachesize={min_kb}K; without the option it is 32M"
+        )))
+}
+
 fn block_signals() -> Result<SigSet, Failure> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -253,6 +293,7 @@ fn listen(signals: SigSet, stopper: Stopper) -> Result<(), Failure> {
         }
         if let Ok(signal) = signals.wait() {
             tracing::warn!("{signal}: ending at once");
+            log::flush();
             std::process::exit(1);
         }
     };
@@ -277,10 +318,11 @@ fn leave() -> Result<(), Failure> {
 /// Tells the one who started the server that the mount answers; from then on nobody listens here.
 fn say_ready() -> Result<(), Failure> {
     let tell = || -> io::Result<()> {
+        // What can fail comes before the word that nothing did.
+        let null = File::options().read(true).write(true).open("/dev/null")?;
         let mut stdout = io::stdout();
         stdout.write_all(READY)?;
         stdout.flush()?;
-        let null = File::options().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
@@ -289,7 +331,8 @@ fn say_ready() -> Result<(), Failure> {
     tell().map_err(|err| Failure::new(format!("cannot leave the terminal: {err}")))
 }
 
-/// Arguments of `mount.ashlar SPEC DIR [-sfnv] [-N namespace] [-o options] [-t type]` (mount(8)) in our own words.
+/// Arguments of `mount.ashlar SPEC DIR [-sfnv] [-o options] [-t type]` (mount(8)) in our own words. What is none of these
+/// stays as it is, so `-N namespace`, for a mount in another namespace, is refused as an argument that is not known.
 pub(super) fn from_helper_args(args: Vec<OsString>) -> Vec<OsString> {
     let mut own: Vec<OsString> = vec!["ashlar".into(), "mount".into(), "--helper".into()];
     let mut args = args.into_iter().skip(1);
@@ -327,11 +370,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_cache_has_room_for_some_blocks() {
+        for (block, metadata_block) in [(128 << 10, 64 << 10), (1 << 20, 4 << 10), (4096, 4096)] {
+            let failure = check_cache(0, block, metadata_block).unwrap_err();
+            let hint = failure.hint.unwrap();
+            let (_, rest) = hint.split_once("cachesize=").unwrap();
+            let min = rest.split_once('K').unwrap().0.parse::<u64>().unwrap() * 1024;
+            assert!(check_cache(min - 1, block, metadata_block).is_err());
+            assert!(check_cache(min, block, metadata_block).is_ok());
+            let limits = cache_limits(min);
+            assert!(limits.data_bytes_max >= 4 * usize::try_from(block).unwrap());
+            assert!(limits.metadata_bytes_max >= 4 * usize::try_from(metadata_block).unwrap());
+        }
+    }
+
+    #[test]
     fn the_words_of_mount_8() {
-        let given = ["mount.ashlar", "a.img", "/mnt", "-sn", "-o", "rw,x=y", "-t", "ashlar", "-f"];
+        let given = [
+            "mount.ashlar",
+            "a.img",
+            "/mnt",
+            "-sn",
+            "-o",
+            "rw,x=y",
+            "-t",
+            "ashlar",
+            "-f",
+            "-N",
+            "1",
+        ];
         let own = from_helper_args(given.map(OsString::from).into());
-        let expected =
-            ["ashlar", "mount", "--helper", "a.img", "/mnt", "--sloppy", "-o", "rw,x=y", "--fake"];
+        let expected = [
+            "ashlar", "mount", "--helper", "a.img", "/mnt", "--sloppy", "-o", "rw,x=y", "--fake",
+            "-N", "1",
+        ];
         assert_eq!(own, expected.map(OsString::from));
     }
 }

@@ -69,6 +69,9 @@ fn describe(status: &Status) -> String {
         row("cache", &format!("{} hits, {} bytes kept", status.cache_hits, status.cached_bytes)),
         row("failures", &format!("{} blocks, {} answers", status.blocks_failed, status.failures)),
     ];
+    if status.used_backup {
+        lines.push(row("superblock", "the first is damaged, its backup serves"));
+    }
     let asked = status.upcalls.iter().filter(|(_, count)| **count > 0);
     let asked: Vec<String> = asked.map(|(kind, count)| format!("{kind} {count}")).collect();
     lines.push(row("questions", &asked.join(", ")));

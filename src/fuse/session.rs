@@ -14,7 +14,7 @@ use super::Server;
 use super::counters::Counters;
 use super::mount::{self, MountError, Settings};
 use super::mountinfo::{self, Device};
-use super::status::Reporter;
+use super::status::{Listening, Reporter};
 use crate::format::inode::Kind;
 use crate::fs::Tree;
 
@@ -42,6 +42,8 @@ pub struct Mounted {
     mountpoint: PathBuf,
     device: Device,
     session: JoinHandle<io::Result<()>>,
+    /// Reports are told as long as it is there.
+    _reports: Option<Listening>,
 }
 
 /// Mounts a tree and serves it in threads of its own. When this returns, the mount has answered; when it fails, nothing is
@@ -50,6 +52,11 @@ pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, Moun
     let tree = Arc::new(tree);
     if let Err(err) = tree.store().start_prefetch() {
         tracing::warn!("{err}: reading in order will be slower");
+    }
+    if tree.store().used_backup() {
+        tracing::warn!(
+            "the first superblock is damaged, its backup serves: replace the image soon"
+        );
     }
     let counters = Arc::new(Counters::default());
     let server =
@@ -83,11 +90,16 @@ pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, Moun
         anchor: work.anchor,
         since: SystemTime::now(),
     };
-    if let Err(err) = reporter.serve(place.device) {
+    let reports = reporter.serve(place.device).inspect_err(|err| {
         tracing::warn!("`ashlar status` will not work for this mount: {err}");
-    }
+    });
     undo.forget();
-    Ok(Mounted { mountpoint: settings.mountpoint, device: place.device, session })
+    Ok(Mounted {
+        mountpoint: settings.mountpoint,
+        device: place.device,
+        session,
+        _reports: reports.ok(),
+    })
 }
 
 impl Mounted {

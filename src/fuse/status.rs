@@ -42,6 +42,9 @@ pub struct Status {
     pub image_version: u64,
     /// The image's label.
     pub label: String,
+    /// Whether the first superblock was damaged and its backup serves.
+    #[serde(default)]
+    pub used_backup: bool,
     /// The server's process.
     pub pid: u32,
     /// When it was mounted, in seconds since 1970-01-01 UTC.
@@ -84,22 +87,39 @@ pub(super) struct Reporter {
     pub(super) since: SystemTime,
 }
 
+/// A socket that is answered; not any more when this is dropped.
+#[derive(Debug)]
+pub(super) struct Listening(Arc<UnixListener>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Err(err) = rustix::net::shutdown(&*self.0, rustix::net::Shutdown::Both) {
+            tracing::debug!("cannot shut the socket of the reports down: {err}");
+        }
+    }
+}
+
 fn address(device: Device) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("ashlar/{device}"))
 }
 
 impl Reporter {
-    /// Answers in a thread of its own until the process ends.
-    pub(super) fn serve(self, device: Device) -> io::Result<()> {
-        let listener = UnixListener::bind_addr(&address(device)?)?;
+    /// Answers in a thread of its own until what this returns is dropped.
+    pub(super) fn serve(self, device: Device) -> io::Result<Listening> {
+        let listener = Arc::new(UnixListener::bind_addr(&address(device)?)?);
+        let listening = Listening(Arc::clone(&listener));
         thread::Builder::new().name("status".to_owned()).spawn(move || {
             for stream in listener.incoming() {
+                // What accept(2) says of a socket that was shut down.
+                if stream.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::InvalidInput) {
+                    return;
+                }
                 if let Err(err) = stream.and_then(|stream| self.answer(stream)) {
                     tracing::debug!("a report was not delivered: {err}");
                 }
             }
         })?;
-        Ok(())
+        Ok(listening)
     }
 
     fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
@@ -119,6 +139,7 @@ impl Reporter {
             anchor: self.anchor.to_owned(),
             image_version: superblock.image_version,
             label: superblock.label.clone(),
+            used_backup: store.used_backup(),
             pid: std::process::id(),
             since: self.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             blocks_verified: blocks.blocks_verified.load(Ordering::Relaxed),
@@ -153,4 +174,22 @@ fn fetch(device: Device, user_id: Option<u32>) -> io::Result<Vec<u8>> {
     let mut report = Vec::new();
     stream.take(REPORT_LEN_MAX).read_to_end(&mut report)?;
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_was_shut_down_ends_its_thread() {
+        let address = SocketAddr::from_abstract_name(format!("ashlar/test/{}", std::process::id()));
+        let address = address.unwrap();
+        let listener = Arc::new(UnixListener::bind_addr(&address).unwrap());
+        let listening = Listening(Arc::clone(&listener));
+        let accepting = thread::spawn(move || listener.accept().map(drop));
+        drop(listening);
+        let err = accepting.join().unwrap().unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::InvalidInput);
+        assert!(UnixStream::connect_addr(&address).is_err());
+    }
 }
