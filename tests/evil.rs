@@ -129,6 +129,11 @@ fn a_shared_record_is_not_walked_for_each_directory() {
     let found = verdict::of(&bytes, Some(root), None);
     assert_eq!(found, BTreeSet::from(["corrupt DirectoryLayout".to_owned()]));
     let tree = image::open(bytes, root).unwrap();
+    assert!(
+        matches!(list(&tree), Err(ashlarfs::Error::Corrupt(Corrupt::Parent { .. }))),
+        "{:?}",
+        list(&tree)
+    );
     let visits: Vec<_> = tree.walk(InodeIndex::ROOT).map(|(_, visit)| visit).collect();
     assert!(visits.len() < 5000, "{} visits", visits.len());
     let (last, before) = visits.split_last().unwrap();
@@ -137,6 +142,28 @@ fn a_shared_record_is_not_walked_for_each_directory() {
         matches!(last, Err(ashlarfs::Error::Corrupt(Corrupt::DirectoryLayout { .. }))),
         "{last:?}"
     );
+}
+
+/// A manifest goes as deep as SPEC allows, and no deeper.
+#[test]
+fn a_manifest_keeps_to_the_depth() {
+    for case in cases::all().into_iter().filter(|case| case.name.starts_with("S-68")) {
+        let tree = image::open(case.image, case.root.unwrap()).unwrap();
+        let found = list(&tree).map_err(|err| match err {
+            ashlarfs::Error::Corrupt(corrupt) => format!("corrupt {}", corrupt.name()),
+            other => other.to_string(),
+        });
+        assert_eq!(found.err().unwrap_or("ok".to_owned()), case.expect, "{}", case.name);
+    }
+}
+
+/// Writes a manifest to nowhere.
+fn list(tree: &ashlarfs::Tree) -> Result<(), ashlarfs::Error> {
+    use ashlarfs::manifest::{Stop, write};
+    write(tree, false, &mut std::io::sink()).map_err(|stop| match stop {
+        Stop::Image { error, .. } => error,
+        Stop::Output(err) => panic!("{err}"),
+    })
 }
 
 /// The record of a directory of so many entries.
