@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use crate::error::{Error, Result};
+use crate::format::DEPTH_MAX;
+use crate::format::defect::Corrupt;
 use crate::format::field::u64_from_usize;
 use crate::format::index::InodeIndex;
 use crate::format::inode::{Inode, Kind};
@@ -40,6 +42,8 @@ struct Due {
     /// after what only starts like its name (`a`, `a-b`, `a/c`), as paths sort byte by byte.
     path: Vec<u8>,
     inode: InodeIndex,
+    /// How many directories are above it.
+    depth: usize,
     enter: bool,
 }
 
@@ -47,17 +51,19 @@ struct Due {
 /// to one path, not for the whole tree.
 pub fn write(tree: &Tree, with_content: bool, out: &mut dyn Write) -> Result<(), Stop> {
     let mut hasher = Hasher { known: HashMap::new(), piece: vec![0; PIECE_LEN] };
-    let root = |path: &[u8], enter| Due { path: path.to_vec(), inode: InodeIndex::ROOT, enter };
+    let root =
+        |path: &[u8], enter| Due { path: path.to_vec(), inode: InodeIndex::ROOT, depth: 0, enter };
     let mut stack = vec![root(b"/", true), root(b"/", false)];
     let mut entries_left = tree.entries_max();
     while let Some(due) = stack.pop() {
         let about = |error| Stop::Image { path: escape(&due.path, b""), error };
         if due.enter {
             let mut inside = list(tree, &due).map_err(about)?;
-            // Only a tree with circles has more entries than its section has room for.
+            // More entries than the section has room for: directories share what each of them should have alone.
+            let (directory, child) = (due.inode, due.inode);
             entries_left = entries_left
-                .checked_sub(u64_from_usize(inside.len()))
-                .ok_or_else(|| about(Error::Invalid))?;
+                .checked_sub(u64_from_usize(inside.iter().filter(|due| !due.enter).count()))
+                .ok_or_else(|| about(Corrupt::Parent { directory, child }.into()))?;
             inside.sort_unstable_by(|a, b| b.path.cmp(&a.path));
             stack.append(&mut inside);
         } else {
@@ -72,17 +78,21 @@ pub fn write(tree: &Tree, with_content: bool, out: &mut dyn Write) -> Result<(),
 fn list(tree: &Tree, due: &Due) -> Result<Vec<Due>> {
     let directory = tree.directory(due.inode)?;
     let mut inside = Vec::new();
+    let depth = due.depth.saturating_add(1);
     for (nth, entry) in (0..).zip(directory.iter_from(0)) {
         let entry = entry?;
         directory.child(nth, &entry)?;
+        if entry.kind == Kind::Dir && depth > DEPTH_MAX {
+            return Err(Corrupt::Depth { directory: entry.inode }.into());
+        }
         let mut path = due.path.clone();
         path.extend_from_slice(&entry.name);
         if entry.kind == Kind::Dir {
             let mut path = path.clone();
             path.push(b'/');
-            inside.push(Due { path, inode: entry.inode, enter: true });
+            inside.push(Due { path, inode: entry.inode, depth, enter: true });
         }
-        inside.push(Due { path, inode: entry.inode, enter: false });
+        inside.push(Due { path, inode: entry.inode, depth, enter: false });
     }
     Ok(inside)
 }

@@ -281,11 +281,6 @@ impl Store {
         Ok(stored)
     }
 
-    /// Expands a block and drops it again: for those who only want to know whether it is true.
-    pub fn check(&self, block: BlockIndex) -> Result<()> {
-        self.count_failure(self.expand_new(block).map(|_| ()))
-    }
-
     fn count_failure<T>(&self, result: Result<T>) -> Result<T> {
         if result.is_err() {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);

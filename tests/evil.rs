@@ -92,6 +92,89 @@ fn reading_ends() {
     }
 }
 
+/// A thousand directories share one record of a thousand names (S-69): a walk sees no million of them.
+#[test]
+fn a_shared_record_is_not_walked_for_each_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, root) = image::build_tar(directory.path(), &image::every_feature_tar(), &[]);
+    let tree = image::open(std::fs::read(path).unwrap(), root).unwrap();
+    let mut visits = tree.walk(InodeIndex::ROOT).map(|(_, visit)| visit.unwrap());
+    let fifo = visits.find(|visit| visit.inode.kind == Kind::Fifo).unwrap().index.0;
+    let mut draft = seal::Draft::of(&tree);
+    let mut fifo = draft.inode(fifo).to_vec();
+    draft.sections = [const { Vec::new() }; 5];
+    draft.data.clear();
+    // A block size of metadata that holds a record in one piece, and no ACL.
+    draft.superblock[0x39] = 18;
+    draft.superblock[0x18] = 0;
+    let count = 1000;
+    let record_len = u32::try_from(record(count, |_| 0, 0).len()).unwrap();
+    for index in 0..=count {
+        let mut inode = fifo.clone();
+        seal::put16(&mut inode, 0, 0x41ed);
+        seal::put32(&mut inode, 0x04, if index == 0 { count + 2 } else { 2 });
+        seal::put64(&mut inode, 0x10, record_len.into());
+        seal::put32(&mut inode, 0x24, u32::MAX);
+        seal::put64(&mut inode, 0x28, if index == 0 { 0 } else { record_len.into() });
+        seal::put32(&mut inode, 0x30, count);
+        seal::put32(&mut inode, 0x34, 0);
+        draft.sections[0].extend(inode);
+    }
+    seal::put32(&mut fifo, 0x04, count);
+    seal::put32(&mut fifo, 0x24, u32::MAX);
+    draft.sections[0].extend(fifo);
+    draft.sections[2].extend(record(count, |nth| nth + 1, 0x4000));
+    draft.sections[2].extend(record(count, |_| count + 1, 0x1000));
+    let (bytes, root) = draft.seal(seal::Edits::default());
+    let found = verdict::of(&bytes, Some(root), None);
+    assert_eq!(found, BTreeSet::from(["corrupt DirectoryLayout".to_owned()]));
+    let tree = image::open(bytes, root).unwrap();
+    assert!(
+        matches!(list(&tree), Err(ashlarfs::Error::Corrupt(Corrupt::Parent { .. }))),
+        "{:?}",
+        list(&tree)
+    );
+    let visits: Vec<_> = tree.walk(InodeIndex::ROOT).map(|(_, visit)| visit).collect();
+    assert!(visits.len() < 5000, "{} visits", visits.len());
+    let (last, before) = visits.split_last().unwrap();
+    assert!(before.iter().all(Result::is_ok));
+    assert!(
+        matches!(last, Err(ashlarfs::Error::Corrupt(Corrupt::DirectoryLayout { .. }))),
+        "{last:?}"
+    );
+}
+
+/// A manifest goes as deep as SPEC allows, and no deeper.
+#[test]
+fn a_manifest_keeps_to_the_depth() {
+    for case in cases::all().into_iter().filter(|case| case.name.starts_with("S-68")) {
+        let tree = image::open(case.image, case.root.unwrap()).unwrap();
+        let found = list(&tree).map_err(|err| match err {
+            ashlarfs::Error::Corrupt(corrupt) => format!("corrupt {}", corrupt.name()),
+            other => other.to_string(),
+        });
+        assert_eq!(found.err().unwrap_or("ok".to_owned()), case.expect, "{}", case.name);
+    }
+}
+
+/// Writes a manifest to nowhere.
+fn list(tree: &ashlarfs::Tree) -> Result<(), ashlarfs::Error> {
+    use ashlarfs::manifest::{Stop, write};
+    write(tree, false, &mut std::io::sink()).map_err(|stop| match stop {
+        Stop::Image { error, .. } => error,
+        Stop::Output(err) => panic!("{err}"),
+    })
+}
+
+/// The record of a directory of so many entries.
+fn record(count: u32, inode: impl Fn(u32) -> u32, kind: u16) -> Vec<u8> {
+    let entries = (0..count).flat_map(|nth| {
+        let fields = [inode(nth).to_le_bytes(), ((nth + 1) * 4).to_le_bytes()];
+        [fields.as_flattened(), &kind.to_le_bytes(), &[0, 0]].concat()
+    });
+    entries.chain((0..count).flat_map(|nth| format!("{nth:04}").into_bytes())).collect()
+}
+
 /// Reads everything that can be read.
 fn read_all(image: &[u8], root: Option<Digest>, key: Option<&str>) {
     let source = image::Memory::new(image.to_vec());

@@ -132,6 +132,46 @@ fn only_the_image_that_was_meant_is_signed() {
 }
 
 #[test]
+fn a_damaged_image_is_not_signed() {
+    let bench = Bench::new();
+    bench.key("key");
+    let sound = fs::read(bench.path("image")).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&bench.ashlar(&["inspect", "--json", "image"])).unwrap();
+    let root = json["root_digest"].as_str().unwrap();
+    let backup = sound.len() - 4096;
+    // In either superblock: the magic, the version, the digest of the page list.
+    for at in [0, 0x28, 0x50, backup, backup + 0x28, backup + 0x50] {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1;
+        fs::write(bench.path("image"), &damaged).unwrap();
+        for args in [&["--detached"][..], &["--root-digest", root], &[]] {
+            let said = bench.fails(&[&["sign", "--key", "key"], args, &["image"]].concat());
+            assert!(said.contains("superblock differs"), "{at}: {said}");
+            assert!(said.contains("copy the image again"), "{at}: {said}");
+        }
+        assert_eq!(fs::read(bench.path("image")).unwrap(), damaged);
+        assert!(!bench.path("image.minisig").exists());
+    }
+}
+
+#[test]
+fn signing_what_nothing_vouches_for_is_said_aloud() {
+    let bench = Bench::new();
+    bench.key("key");
+    let json: serde_json::Value =
+        serde_json::from_str(&bench.ashlar(&["inspect", "--json", "image"])).unwrap();
+    let root = json["root_digest"].as_str().unwrap();
+    for (args, warns) in [(&[][..], true), (&["--root-digest", root], false)] {
+        let args = [&["sign", "--key", "key"], args, &["image"]].concat();
+        let output = bench.run(env!("CARGO_BIN_EXE_ashlar"), &args);
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.contains("not authenticated"), warns, "{said}");
+    }
+}
+
+#[test]
 fn a_password_comes_from_the_environment() {
     let bench = Bench::new();
     let with = |password: &str, args: &[&str]| {

@@ -13,6 +13,7 @@ use minisign::SignatureBox;
 use super::key::{key_id, public_key, read_secret};
 use super::{Failure, Outcome};
 use crate::error::Error;
+use crate::format::defect::Untrusted;
 use crate::format::digest::Digest;
 use crate::format::superblock::Superblock;
 use crate::format::trailer::{self, signed_text};
@@ -132,6 +133,19 @@ fn open(args: &SignArgs) -> Result<Target, Failure> {
         store::open_superblock(&*source, root_digest).map_err(|err| about(&err))?;
     if source.len() < superblock.image_len {
         return Err(Failure::new(format!("{shown} is truncated")));
+    }
+    // A digest that was taken from the image says nothing of damage; two superblocks that agree do (S-03).
+    for offset in [0, superblock.backup_offset()] {
+        let (_, found) = store::read_superblock(&*source, offset).map_err(|err| about(&err))?;
+        if found != root_digest {
+            return Err(Failure::about(shown, &Untrusted::Backup.into())
+                .hint("one of the two is damaged: build or copy the image again, then sign it"));
+        }
+    }
+    if args.root_digest.is_none() && args.public_key.is_none() && args.remove.is_none() {
+        eprintln!(
+            "ashlar: warning: {shown} is not authenticated: give --root-digest to be sure of what is signed"
+        );
     }
     let signatures = trust::read_trailer(&*source, superblock.image_len).unwrap_or_else(|err| {
         eprintln!("ashlar: warning: {shown}: {err}; the signatures in it are lost");

@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 use crate::format::DEPTH_MAX;
 use crate::format::defect::Corrupt;
 use crate::format::index::InodeIndex;
-use crate::format::inode::{Inode, Kind};
+use crate::format::inode::{Body, Inode, Kind};
+use crate::format::superblock::Section;
 
 /// Something that a walk came by.
 #[derive(Debug, Clone)]
@@ -30,11 +31,15 @@ pub struct Walk<'a> {
     path: Vec<u8>,
     /// Directories entered so far. More than there are inodes means that one has two names (S-66).
     entered: u32,
+    /// Entries that are still to come at most. More mean that directories share their records (S-69).
+    entries_left: u64,
 }
 
 #[derive(Debug)]
 struct Level {
     directory: InodeIndex,
+    /// Where the record of the directory starts.
+    record_at: u64,
     next: u32,
     /// Length of the path of the directory itself.
     path_len: usize,
@@ -43,7 +48,14 @@ struct Level {
 impl Tree {
     /// Walks through everything at and below `start`.
     pub fn walk(&self, start: InodeIndex) -> Walk<'_> {
-        Walk { tree: self, start: Some(start), stack: Vec::new(), path: Vec::new(), entered: 0 }
+        Walk {
+            tree: self,
+            start: Some(start),
+            stack: Vec::new(),
+            path: Vec::new(),
+            entered: 0,
+            entries_left: self.entries_max(),
+        }
     }
 }
 
@@ -59,7 +71,7 @@ impl Iterator for Walk<'_> {
             let depth = self.stack.len();
             let level = self.stack.last_mut()?;
             self.path.truncate(level.path_len);
-            let (directory, nth) = (level.directory, level.next);
+            let (directory, record_at, nth) = (level.directory, level.record_at, level.next);
             level.next = level.next.saturating_add(1);
             if self.entered > self.tree.superblock().inode_count() {
                 self.stack.clear();
@@ -68,7 +80,19 @@ impl Iterator for Walk<'_> {
                     Err(Corrupt::Parent { directory, child: directory }.into()),
                 ));
             }
-            match step(self.tree, directory, nth, depth) {
+            let found = step(self.tree, directory, nth, depth);
+            if matches!(found, Ok(Some(_)) | Err((_, false))) {
+                let Some(left) = self.entries_left.checked_sub(1) else {
+                    self.stack.clear();
+                    // The records before this one fill the section.
+                    let expected = self.tree.superblock().sections.get(Section::Directories);
+                    let wrong =
+                        Corrupt::DirectoryLayout { inode: directory, at: record_at, expected };
+                    return Some((self.path.clone(), Err(wrong.into())));
+                };
+                self.entries_left = left;
+            }
+            match found {
                 Ok(None) => {
                     self.stack.pop();
                 }
@@ -112,9 +136,10 @@ fn step(
 
 impl Walk<'_> {
     fn enter(&mut self, index: InodeIndex, inode: Inode) -> Visit {
-        if inode.kind == Kind::Dir {
+        if let Body::Dir { at, .. } = inode.body {
             self.entered = self.entered.saturating_add(1);
-            self.stack.push(Level { directory: index, next: 0, path_len: self.path.len() });
+            let path_len = self.path.len();
+            self.stack.push(Level { directory: index, record_at: at, next: 0, path_len });
         }
         Visit { path: self.path.clone(), index, inode }
     }

@@ -32,6 +32,25 @@ pub(super) struct Node {
     pub(super) overrun: bool,
 }
 
+/// Most bytes that are taken to remember all inodes: enough for 2^28 of them.
+const NODES_LEN_MAX: u64 = 4 << 30;
+
+/// Room for so many inodes. An image of a few megabytes can claim to have four billion; a reservation that the system
+/// grants and cannot keep would kill more than this program.
+fn room_for(count: u32) -> Result<Vec<Node>> {
+    let no_memory = || {
+        let what = format!("cannot check {count} inodes");
+        Error::io(what, std::io::ErrorKind::OutOfMemory.into())
+    };
+    let len = u64::from(count).saturating_mul(u64_from_usize(size_of::<Node>()));
+    if len > NODES_LEN_MAX {
+        return Err(no_memory());
+    }
+    let mut nodes = Vec::new();
+    nodes.try_reserve_exact(usize_from_u32(count)).map_err(|_| no_memory())?;
+    Ok(nodes)
+}
+
 /// One step through the inodes.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -130,10 +149,7 @@ impl Cursor {
 
 /// Checks everything about inodes; returns how many were looked at. Fails only when there is no memory for it.
 pub(super) fn check(tree: &Tree, blocks: &Blocks, findings: &mut Findings) -> Result<u64> {
-    let mut nodes = Vec::new();
-    nodes
-        .try_reserve_exact(usize_from_u32(tree.superblock().inode_count()))
-        .map_err(|_| Error::io("cannot check the tree", std::io::ErrorKind::OutOfMemory.into()))?;
+    let mut nodes = room_for(tree.superblock().inode_count())?;
     let mut files = Files::new(tree, blocks);
     let mut links = Cursor::default();
     let mut sets = Sets::new(tree);
@@ -236,5 +252,20 @@ fn check_link(
             findings.broken(corrupt);
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_inodes_take_no_memory() {
+        assert!(room_for(1000).is_ok());
+        for count in [(1 << 28) + 1, u32::MAX] {
+            let err = room_for(count).unwrap_err();
+            let Error::Io { source, .. } = err else { panic!("{err}") };
+            assert_eq!(source.kind(), std::io::ErrorKind::OutOfMemory);
+        }
     }
 }
