@@ -409,3 +409,29 @@ fn no_directory_is_left_closed_when_the_disk_is_full() {
     // How far it came depends on the worker: what was not reached is as it was, or not there.
     assert!(modes[2..].iter().all(|mode| ["751", "775"].contains(mode)), "{out}");
 }
+
+#[test]
+fn a_hole_takes_no_time() {
+    let work = Work::of(|dir| {
+        use std::os::unix::fs::FileExt;
+        let file = fs::File::create(dir.join("huge")).unwrap();
+        // ext4 has no files longer than 16 TiB.
+        let len = [1 << 48, 15 << 40].into_iter().find(|len| file.set_len(*len).is_ok()).unwrap();
+        file.write_all_at(&noise(3, 9_000_000), 5 << 30).unwrap();
+        file.write_all_at(b"end", len - 3).unwrap();
+    });
+    let ran = work.extract(&["-q"]);
+    assert_eq!((ran.status, ran.err.as_str()), (0, ""));
+    let [from, to] =
+        ["source/huge", "out/huge"].map(|name| fs::File::open(work.path(name)).unwrap());
+    let len = from.metadata().unwrap().len();
+    assert_eq!(to.metadata().unwrap().len(), len);
+    assert!(to.metadata().unwrap().blocks() * 512 < 20_000_000);
+    for at in [0, (5 << 30) - 100, (5 << 30) + 8_999_000, len - 2000] {
+        use std::os::unix::fs::FileExt;
+        let [mut a, mut b] = [[0; 2000]; 2];
+        from.read_exact_at(&mut a, at).unwrap();
+        to.read_exact_at(&mut b, at).unwrap();
+        assert_eq!(a, b, "at {at}");
+    }
+}
