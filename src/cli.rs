@@ -110,10 +110,11 @@ impl TrustArgs {
     /// Opens `image` for a command that reads it; says aloud when nothing vouches for it.
     pub fn open(&self, image: &Path) -> Result<Tree, Error> {
         let options = self.options(image)?;
+        let tree = crate::open(image, &options)?;
         if matches!(options.anchor, Anchor::Unauthenticated) {
             warn_unauthenticated(image);
         }
-        crate::open(image, &options)
+        Ok(tree)
     }
 }
 

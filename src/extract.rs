@@ -2,7 +2,7 @@
 //!
 //! First directories, symlinks and special files are made, and regular files are handed to workers; then come hard links,
 //! when it is known which files are whole; at last directories are given what is theirs, the innermost first. Until then
-//! they are closed to others (mode 0700). Earlier, their times would not last, their modes could lock an ordinary user
+//! new ones are closed to others (mode 0700), and those that were there before stay open to whom they were. Earlier, their times would not last, their modes could lock an ordinary user
 //! out, and their default ACLs would be inherited.
 //!
 //! The target is only ever named by one name relative to an open directory, and no symlink in it is followed.
@@ -138,6 +138,8 @@ struct Job<'a> {
     options: &'a Options,
     watch: &'a dyn Watch,
     who: Who,
+    /// Whether the target was there before: what is made there may inherit ACLs.
+    existed: bool,
     counts: Counts,
     /// Inodes that are not there: neither are their further names, nor what would be in them.
     lost: Mutex<HashSet<InodeIndex>>,
@@ -184,7 +186,11 @@ impl Job<'_> {
             self.kept().insert(visit.index);
             return;
         }
-        place::settle(directory);
+        if existed {
+            place::let_in(directory);
+        } else {
+            place::settle(directory);
+        }
         add(&self.counts.directories, 1);
     }
 
@@ -219,22 +225,26 @@ pub fn extract(
         options,
         watch,
         who: Who::am_i(),
+        existed: place.existed,
         counts: Counts::default(),
         lost: Mutex::default(),
         kept: Mutex::default(),
         fatal: OnceLock::new(),
     };
     let mut links = HardLinks::default();
-    thread::scope(|scope| {
+    let mut reached = 0;
+    let made = thread::scope(|scope| {
         let mut queue = Queue::start(scope, &job, options.workers.get());
-        let made = make_all(&job, &selection, &place, root, &mut queue, &mut links);
+        let made = make_all(&job, &selection, &place, root, &mut queue, &mut links, &mut reached);
         queue.finish();
         made
-    })?;
-    if job.fatal.get().is_none() {
+    });
+    if made.is_ok() && job.fatal.get().is_none() {
         make_links(&job, &place, &links);
-        finish_directories(&job, &selection, &place, root)?;
     }
+    // Whatever happened, what was made is not left closed.
+    let finished = finish_directories(&job, &selection, &place, root, reached);
+    made.and(finished)?;
     let summary = job.counts.summary();
     match job.fatal.into_inner() {
         Some(err) => Err(err),
@@ -258,6 +268,7 @@ fn make_all<'a>(
     root: Inode,
     queue: &mut Queue,
     links: &mut HardLinks,
+    reached: &mut usize,
 ) -> Result<()> {
     let mut way = Way::new(place, root)?;
     let mut hidden: Option<Vec<u8>> = None;
@@ -265,6 +276,7 @@ fn make_all<'a>(
         if job.fatal.get().is_some() {
             break;
         }
+        *reached = reached.saturating_add(1);
         if hidden.as_ref().is_some_and(|above| is_below(&path, above)) {
             continue;
         }
@@ -325,15 +337,17 @@ fn make_links(job: &Job<'_>, place: &Place, links: &HardLinks) {
     }
 }
 
+/// Gives directories what is theirs, among the first `reached` visits.
 fn finish_directories<'a>(
     job: &Job<'a>,
     selection: &Selection<'a>,
     place: &Place,
     root: Inode,
+    reached: usize,
 ) -> Result<()> {
     let mut way = Way::new(place, root)?;
     let mut hidden: Option<Vec<u8>> = None;
-    for (path, visit) in selection.visits() {
+    for (path, visit) in selection.visits().take(reached) {
         // What could not be read was told when all was made.
         let Some(visit) = visit.ok().filter(|visit| visit.inode.kind == Kind::Dir) else {
             continue;

@@ -322,3 +322,116 @@ fn an_ordinary_user_gets_what_is_his_to_have() {
     assert!(found[b"attrs".as_slice()].contains("user.b=[0, 255, 10]"));
     assert!(found[b"acl".as_slice()].contains("posix_acl_access"));
 }
+
+/// Looks at a directory while files are extracted.
+struct Look {
+    directory: PathBuf,
+    modes: std::sync::Mutex<Vec<u32>>,
+}
+
+impl ashlarfs::extract::Watch for Look {
+    fn progress(&self, _: u64) {
+        let mode = fs::metadata(&self.directory).unwrap().mode() & 0o7777;
+        self.modes.lock().unwrap().push(mode);
+    }
+
+    fn failed(&self, path: &[u8], err: &ashlarfs::Error) {
+        panic!("{}: {err}", String::from_utf8_lossy(path));
+    }
+
+    fn skipped(&self, _: &[u8], _: ashlarfs::extract::Skipped) {}
+}
+
+#[test]
+fn directories_that_were_there_stay_open_while_they_are_filled() {
+    let work = Work::of(|dir| {
+        fs::create_dir(dir.join("lib")).unwrap();
+        fs::write(dir.join("lib/file"), noise(1, 300_000)).unwrap();
+        tree::set_mode(&dir.join("lib/file"), 0o640);
+        tree::set_mode(&dir.join("lib"), 0o750);
+    });
+    let lib = work.path("out/lib");
+    fs::create_dir_all(&lib).unwrap();
+    tree::set_mode(&lib, 0o555);
+    // What is made in it must not get this one.
+    tree::set_xattr(&lib, "system.posix_acl_default", tree::ACL);
+    let anchor = ashlarfs::Anchor::RootDigest(work.root_digest.parse().unwrap());
+    let image = ashlarfs::open(&work.image, &ashlarfs::Options::new(anchor)).unwrap();
+    let options = ashlarfs::extract::Options {
+        paths: Vec::new(),
+        owners: true,
+        xattrs: true,
+        force: true,
+        workers: std::num::NonZeroUsize::MIN,
+    };
+    let look = Look { directory: lib, modes: std::sync::Mutex::default() };
+    ashlarfs::extract::extract(&image, &work.path("out"), &options, &look).unwrap();
+    let modes = look.modes.into_inner().unwrap();
+    assert!(!modes.is_empty() && modes.iter().all(|mode| *mode == 0o755), "{modes:?}");
+    assert_same(&manifest(&work.path("source")), &manifest(&work.path("out")));
+}
+
+#[test]
+fn no_directory_is_left_closed_when_the_disk_is_full() {
+    let work = Work::of(|dir| {
+        for name in ["a", "b", "c"] {
+            fs::create_dir(dir.join(name)).unwrap();
+            fs::write(dir.join(name).join("file"), noise(7, 3_000_000)).unwrap();
+            tree::set_mode(&dir.join(name), 0o751);
+        }
+        tree::set_mode(dir, 0o751);
+    });
+    fs::create_dir(work.path("out")).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=1m,mode=755 none {out} || exit 99
+        mkdir -m 775 {out}/a {out}/c
+        {program} extract -q -f -j 1 --root-digest {digest} {image} {out}
+        echo status $?
+        stat -c %a {out} {out}/a {out}/c
+        test ! -d {out}/b || stat -c %a {out}/b",
+        out = work.path("out").display(),
+        program = env!("CARGO_BIN_EXE_ashlar"),
+        digest = work.root_digest,
+        image = work.image.display(),
+    );
+    let ran = Command::new("unshare").args(["-rm", "sh", "-c", &script]).output();
+    let Some(ran) = ran.ok().map(Ran::from).filter(|ran| ran.out.starts_with(b"status ")) else {
+        println!("skipped: no file system can be mounted here");
+        return;
+    };
+    assert!(ran.err.contains("gave up, nothing more can be written"), "{}", ran.err);
+    assert!(!ran.err.contains("cannot open the directory"), "{}", ran.err);
+    let out = String::from_utf8(ran.out.clone()).unwrap();
+    let mut lines = out.lines();
+    assert_eq!(lines.next(), Some("status 1"));
+    let modes: Vec<_> = lines.collect();
+    assert_eq!(modes.get(..2), Some(["751", "751"].as_slice()), "{out}{}", ran.err);
+    // How far it came depends on the worker: what was not reached is as it was, or not there.
+    assert!(modes[2..].iter().all(|mode| ["751", "775"].contains(mode)), "{out}");
+}
+
+#[test]
+fn a_hole_takes_no_time() {
+    let work = Work::of(|dir| {
+        use std::os::unix::fs::FileExt;
+        let file = fs::File::create(dir.join("huge")).unwrap();
+        // ext4 has no files longer than 16 TiB.
+        let len = [1 << 48, 15 << 40].into_iter().find(|len| file.set_len(*len).is_ok()).unwrap();
+        file.write_all_at(&noise(3, 9_000_000), 5 << 30).unwrap();
+        file.write_all_at(b"end", len - 3).unwrap();
+    });
+    let ran = work.extract(&["-q"]);
+    assert_eq!((ran.status, ran.err.as_str()), (0, ""));
+    let [from, to] =
+        ["source/huge", "out/huge"].map(|name| fs::File::open(work.path(name)).unwrap());
+    let len = from.metadata().unwrap().len();
+    assert_eq!(to.metadata().unwrap().len(), len);
+    assert!(to.metadata().unwrap().blocks() * 512 < 20_000_000);
+    for at in [0, (5 << 30) - 100, (5 << 30) + 8_999_000, len - 2000] {
+        use std::os::unix::fs::FileExt;
+        let [mut a, mut b] = [[0; 2000]; 2];
+        from.read_exact_at(&mut a, at).unwrap();
+        to.read_exact_at(&mut b, at).unwrap();
+        assert_eq!(a, b, "at {at}");
+    }
+}

@@ -7,12 +7,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::place::{Target, wrap};
+use super::place::{self, ACCESS_ACL, Target, wrap};
 use super::way::Here;
 use super::{Job, Skipped, add};
 use crate::error::{Error, Result};
 use crate::format::inode::{Body, Kind};
 use crate::fs::walk::Visit;
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 
 /// Set-user-ID and set-group-ID: worse than useless on a file of another owner.
@@ -63,6 +64,13 @@ impl Handle<'_> {
         }
     }
 
+    fn remove_xattr(self, name: &CStr) -> rustix::io::Result<()> {
+        match self {
+            Handle::Open(fd) => rustix::fs::fremovexattr(fd, name),
+            Handle::Path(fd) => rustix::fs::removexattr(by_number(fd), name),
+        }
+    }
+
     fn set_mode(self, mode: Mode) -> rustix::io::Result<()> {
         match self {
             Handle::Open(fd) => rustix::fs::fchmod(fd, mode),
@@ -101,6 +109,10 @@ pub(super) fn restore(job: &Job<'_>, handle: Handle<'_>, visit: &Visit) {
             tried(handle.set_owner(owner.0, owner.1).map_err(wrap("cannot set the owner")));
     } else if job.options.owners && !is_owner_right {
         job.skip(&visit.path, Skipped::Owner);
+    }
+    if job.existed && !matches!(inode.kind, Kind::Link | Kind::Dir) {
+        // It may have one from a default ACL of the directory. Mostly there is none.
+        handle.remove_xattr(ACCESS_ACL).ok();
     }
     if job.options.xattrs {
         restore_xattrs(job, handle, visit, &mut tried);
@@ -159,6 +171,9 @@ fn restore_xattrs(
 /// Gives a directory what is its own, when everything in it is done.
 pub(super) fn finish_directory(job: &Job<'_>, left: &Here) {
     if !job.kept().contains(&left.visit.index) {
+        if job.existed {
+            place::settle(&left.directory);
+        }
         restore(job, Handle::Open(left.directory.as_fd()), &left.visit);
     }
 }

@@ -79,14 +79,36 @@ impl Queue {
             return Ok(());
         }
         let file = Arc::new(Filling::make(target, visit)?);
+        let handed = self.hand_over(job, &file);
+        // A worker that failed before has told why.
+        let result = handed.or_else(|err| {
+            if file.failed.swap(true, Ordering::Relaxed) { Ok(()) } else { Err(err) }
+        });
+        finish_last(job, file);
+        result
+    }
+
+    /// Cuts a large file into pieces, each of which starts with data: holes may be longer than anybody can count pieces.
+    fn hand_over(&mut self, job: &Job<'_>, file: &Arc<Filling>) -> Result<()> {
+        let size = file.visit.inode.size;
+        let reader = job.tree.file_of(file.visit.index, &file.visit.inode)?;
         let mut start = 0;
         while start < size {
-            let end = start.saturating_add(PIECE_LEN).min(size);
-            let len = end.saturating_sub(start);
-            self.push(Work::Piece { file: Arc::clone(&file), range: start..end }, len);
+            let extent = reader.extent_at(start)?;
+            let is_hole = extent.place == Place::Hole;
+            let end = if is_hole {
+                extent.offset.saturating_add(extent.len).min(size)
+            } else {
+                start.saturating_add(PIECE_LEN).min(size)
+            };
+            let len = end.checked_sub(start).filter(|len| *len > 0).ok_or(Error::Invalid)?;
+            if is_hole {
+                job.watch.progress(len);
+            } else {
+                self.push(Work::Piece { file: Arc::clone(file), range: start..end }, len);
+            }
             start = end;
         }
-        finish_last(job, file);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //! something that is there unless that was asked for.
 
 use std::collections::hash_map::RandomState;
+use std::ffi::CStr;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use crate::error::{Error, Result};
 /// How directories are opened.
 pub(super) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// The ACL that says who may do what with a file.
+pub(super) const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 
 /// An error of the target with what was attempted.
 pub(super) fn wrap(doing: &'static str) -> impl Fn(Errno) -> Error {
@@ -110,13 +114,25 @@ fn is_empty(directory: &OwnedFd) -> rustix::io::Result<bool> {
     Ok(true)
 }
 
-/// Closes a directory to others while it is filled, and rids it of ACLs that are not the image's.
+/// Closes a directory to others, and rids it of ACLs that are not the image's.
 ///
 /// What fails here shows when files are made in it.
 pub(super) fn settle(directory: &OwnedFd) {
     rustix::fs::fchmod(directory, Mode::RWXU).ok();
-    for name in [c"system.posix_acl_default", c"system.posix_acl_access"] {
+    for name in [c"system.posix_acl_default", ACCESS_ACL] {
         rustix::fs::fremovexattr(directory, name).ok();
+    }
+}
+
+/// Lets the owner of a directory that was there before fill it, and takes nothing from anybody: should this process be
+/// killed, it stays in use as it was.
+///
+/// What fails here shows when files are made in it.
+pub(super) fn let_in(directory: &OwnedFd) {
+    let Ok(stat) = rustix::fs::fstat(directory) else { return };
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if !mode.contains(Mode::RWXU) {
+        rustix::fs::fchmod(directory, mode.union(Mode::RWXU)).ok();
     }
 }
 
