@@ -262,10 +262,11 @@ fn cache_limits(bytes: u64) -> CacheLimits {
 
 /// Whether [`cache_limits`] leaves room for enough blocks of both kinds.
 fn check_cache(bytes: u64, block_size: u32, metadata_block_size: u32) -> Result<(), Failure> {
-    let data_min = (CACHE_BLOCKS_MIN * u64::from(block_size) * 4).div_ceil(3);
-    let metadata_min = CACHE_BLOCKS_MIN * u64::from(metadata_block_size) * 4;
+    let data_min = CACHE_BLOCKS_MIN.saturating_mul(block_size.into()).saturating_mul(4).div_ceil(3);
+    let metadata_min =
+        CACHE_BLOCKS_MIN.saturating_mul(metadata_block_size.into()).saturating_mul(4);
     let min_kb = data_min.max(metadata_min).div_ceil(1024);
-    if bytes >= min_kb * 1024 {
+    if bytes >= min_kb.saturating_mul(1024) {
         return Ok(());
     }
     Err(Failure::new(format!("mount option `cachesize`: {bytes} bytes are too few for this image"))
