@@ -1,14 +1,5 @@
 //! Does `diff` tell what is different between two images, and what an update would download?
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test that panics has failed, as it should"
-)]
-
 #[path = "support/tree.rs"]
 mod tree;
 

@@ -1,14 +1,5 @@
 //! Does a tree come out of an image as it went in, and nothing outside of where it was to go?
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test that panics has failed, as it should"
-)]
-
 #[path = "support/tree.rs"]
 mod tree;
 

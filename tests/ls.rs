@@ -1,14 +1,5 @@
 //! Do `ls` and `cat` show what is in an image, and nothing that is not?
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test that panics has failed, as it should"
-)]
-
 #[path = "support/tree.rs"]
 mod tree;
 
