@@ -1,12 +1,16 @@
 //! How does a person ask, and what do we say back? Types and help texts here, one file for each command below.
 #![expect(clippy::print_stderr, reason = "the command line speaks to a person")]
 
+#[cfg(feature = "boot")]
+pub mod boot;
 pub mod cat;
 pub mod diff;
 pub mod dump;
+pub mod etc;
 pub mod extract;
 pub mod inspect;
 pub mod key;
+pub mod lint;
 #[cfg(feature = "fuse")]
 mod log;
 pub mod ls;
@@ -50,6 +54,13 @@ enum Command {
     /// Show what a mounted image did so far
     #[cfg(feature = "fuse")]
     Status(status::StatusArgs),
+    /// Make an image the root of this machine
+    #[cfg(feature = "boot")]
+    Boot(boot::BootArgs),
+    /// Show how /etc differs from the image's
+    Etc(etc::EtcArgs),
+    /// Name what would not boot, or would surprise
+    Lint(lint::LintArgs),
     /// Read everything and name what is damaged
     Verify(verify::VerifyArgs),
     /// Show an image's superblock, sizes and signatures
@@ -203,6 +214,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Mount(args) => mount::run(args),
         #[cfg(feature = "fuse")]
         Command::Status(args) => status::run(&args),
+        #[cfg(feature = "boot")]
+        Command::Boot(args) => boot::run(args),
+        Command::Etc(args) => etc::run(&args),
+        Command::Lint(args) => lint::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Ls(args) => ls::run(&args),

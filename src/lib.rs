@@ -25,6 +25,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "boot")]
+pub mod boot;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod diff;
@@ -35,7 +37,10 @@ pub mod fs;
 #[cfg(feature = "fuse")]
 pub mod fuse;
 pub mod image;
+pub mod integration;
+pub mod lint;
 pub mod manifest;
+pub mod state;
 pub mod store;
 pub mod trust;
 pub mod verify;

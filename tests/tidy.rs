@@ -17,10 +17,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("diff", &["fs", "store", "format", "error"]),
     ("manifest", &["fs", "store", "format", "error"]),
     ("fuse", &["fs", "store", "format", "error"]),
+    ("state", &["extract", "fs", "format", "error"]),
+    ("lint", &["fs", "format", "error"]),
+    ("integration", &["error"]),
+    (
+        "boot",
+        &["state", "fuse", "verify", "fs", "trust", "store", "image", "format", "error"],
+    ),
     (
         "cli",
         &[
-            "manifest", "extract", "diff", "fuse", "verify", "fs", "trust", "store", "image",
+            "boot", "state", "lint", "integration", "manifest", "extract", "diff", "fuse", "verify", "fs", "trust", "store", "image",
             "format", "error",
         ],
     ),

@@ -1,0 +1,1 @@
+//! Would it boot? What a root tree lacks, or has and should not, is named before it becomes an image.
