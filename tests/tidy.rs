@@ -36,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Outside crates that only one file or room may name.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("blake3", &["src/store/proof.rs", "src/manifest.rs"]),
+    ("blake3", &["src/store/proof.rs", "src/manifest.rs", "src/state/etc/record.rs"]),
     ("zstd", &["src/store/expand.rs"]),
     ("lru", &["src/store/cache.rs", "src/store/table.rs"]),
     ("memmap2", &["src/image/map.rs"]),
