@@ -196,8 +196,13 @@ fn claimed_version(path: &Path) -> u64 {
     open_as(path, Anchor::Unauthenticated).map_or(0, |tree| tree.superblock().image_version)
 }
 
+/// The image with a root digest, whoever else vouches for it.
+pub fn find(data: &Path, digest: Digest) -> Option<PathBuf> {
+    with_digest(&all(data).ok()?, digest)
+}
+
 /// The image that a name means.
-fn named(data: &Path, name: &str) -> Option<PathBuf> {
+pub fn named(data: &Path, name: &str) -> Option<PathBuf> {
     let is_inside = name.split('/').all(|part| part != "..");
     let images = data.join(IMAGES);
     let relative = name.trim_start_matches('/');

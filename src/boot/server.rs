@@ -50,6 +50,8 @@ pub struct ServerArgs {
 ///
 /// It says [`READY`] on standard output, or why not, in two lines: the error and what to do about it.
 pub fn run(args: &ServerArgs) -> Result<(), Failed> {
+    // Started through /proc/self/exe, it would be called `exe`.
+    rustix::thread::set_name(c"ashlar").unwrap_or_default();
     hygiene::first()?;
     super::kmsg::start(tracing::level_filters::LevelFilter::INFO, false);
     #[cfg(feature = "without-cures")]
