@@ -6,6 +6,7 @@
 pub mod choose;
 pub mod cmdline;
 pub mod config;
+pub mod control;
 pub mod data;
 mod extension;
 pub mod handover;

@@ -51,6 +51,14 @@ impl Data {
         Ok(Data { path, source, device })
     }
 
+    /// The one of a running system, which is mounted at `path`.
+    pub fn running(path: PathBuf) -> Result<Data, Failed> {
+        let mount = mounts::at(&path)
+            .ok_or_else(|| Failed::new(format!("the data partition is not mounted at {}", path.display())))?;
+        let device = (mount.device.0, mount.device.1);
+        Ok(Data { path, source: mount.source, device })
+    }
+
     /// A path on it.
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         self.path.join(path)
