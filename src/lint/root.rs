@@ -138,7 +138,7 @@ impl<'a> Root<'a> {
         while let Some((path, kind)) = stack.pop() {
             let is_entered = is_start || visit(&path, kind);
             is_start = false;
-            let depth = path.iter().filter(|byte| **byte == b'/').count();
+            let depth = path.split(|byte| *byte == b'/').count();
             if kind != Kind::Dir || !is_entered || depth > DEPTH_MAX {
                 continue;
             }
