@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{CWD, FileType, Mode};
 
-use super::{Directory, Finding, Severity};
+use super::{Directory, Finding, Look, Severity};
+use crate::format::inode::Kind;
 
 /// Directories of a good root.
 const DIRECTORIES: &[&str] = &[
@@ -443,7 +445,7 @@ fn systemd() {
         remove(root, &format!("usr/lib/systemd/system/{service}"));
     };
     assert_eq!(found(before_254), [""; 0]);
-    let day = Duration::from_secs(86_400);
+    let day = Duration::from_hours(24);
     let at = |time: SystemTime| {
         found(move |root| fs::File::open(root.join("usr")).unwrap().set_modified(time).unwrap())
     };
@@ -545,4 +547,26 @@ fn disabled_lints_are_silent_and_the_worst_comes_first() {
     let tree = Directory::open(dir.path()).unwrap();
     let left = super::lint(&tree, |name| name != "sysroot");
     assert_eq!(left.len(), 1);
+}
+
+/// Whoever asks resolves symlinks first; should the tree change meanwhile, the directory itself still follows none.
+#[test]
+fn a_directory_follows_no_symlink_and_waits_for_no_pipe() {
+    let dir = good();
+    let root = dir.path();
+    fifo(root, "srv/pipe");
+    symlink("../etc", root.join("srv/out")).unwrap();
+    symlink("../etc/machine-id", root.join("srv/id")).unwrap();
+    let tree = Directory::open(root).unwrap();
+    assert_eq!(tree.read(b"etc/machine-id", 2, 3).unwrap(), b"ini");
+    assert_eq!(tree.read(b"etc/machine-id", 99, 3).unwrap(), b"");
+    for path in [b"srv/id".as_slice(), b"srv/out/machine-id", b"dev", b"no/such"] {
+        assert!(tree.read(path, 0, 1).is_err(), "{}", String::from_utf8_lossy(path));
+    }
+    assert_eq!(tree.lstat(b"srv/out/machine-id").unwrap(), None);
+    assert_eq!(tree.lstat(b"srv/id").unwrap().map(|found| found.kind), Some(Kind::Link));
+    assert!(tree.list(b"srv/out").is_err());
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || send.send(tree.read(b"srv/pipe", 0, 1).is_err()));
+    assert_eq!(receive.recv_timeout(Duration::from_secs(20)), Ok(true), "a pipe was waited for");
 }
