@@ -48,7 +48,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     (
         "blake3",
-        &["src/store/proof.rs", "src/manifest.rs", "src/state/etc/record.rs", "src/integration/record.rs"],
+        &[
+            "src/store/proof.rs",
+            "src/manifest.rs",
+            "src/state/etc/record.rs",
+            "src/integration/record.rs",
+        ],
     ),
     ("zstd", &["src/store/expand.rs"]),
     ("lru", &["src/store/cache.rs", "src/store/table.rs"]),
