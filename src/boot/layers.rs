@@ -63,7 +63,9 @@ pub fn replace(newroot: &Path, workspace: &Workspace) -> Result<(), Failed> {
     match rustix::mount::unmount(newroot, UnmountFlags::NOFOLLOW) {
         Ok(()) => {}
         // Somebody is in it. Then it stays below: out of sight, and read-only when the machine ends.
-        Err(rustix::io::Errno::BUSY) => tracing::info!("{} is busy: the root is mounted over it", newroot.display()),
+        Err(rustix::io::Errno::BUSY) => {
+            tracing::info!("{} is busy: the root is mounted over it", newroot.display())
+        }
         Err(err) => {
             let doing = format!("cannot unmount {}", newroot.display());
             return Err(Failed::io(doing, io::Error::from(err)));

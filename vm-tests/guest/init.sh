@@ -13,7 +13,7 @@ sound=yes
 check() { # check WHAT COMMAND...
     what=$1
     shift
-    said=$("$@" 2>&1) && return
+    said=$("$@" 2>&1 </dev/null) && return
     say "fail $what: $(echo "$said" | tail -n 3 | tr '\n' ' ')"
     sound=no
 }
@@ -40,7 +40,7 @@ room() { [ "$(stat -f -c %a /)" -gt 100 ] || { stat -f /; return 1; }; }
 refuses() { # refuses COMMAND...: the command says that / is read-only
     "$@" 2>&1 | grep 'Read-only file system'
 }
-read_only() { refuses touch /new && refuses rm /content/SUMS && refuses mkdir /content/new && refuses chmod 700 /content/SUMS; }
+read_only() { refuses touch /new && refuses rm -f /content/SUMS && refuses mkdir /content/new && refuses chmod 700 /content/SUMS; }
 daemon_pid() {
     for process in /proc/[0-9]*; do
         case $(tr '\0' ' ' <$process/cmdline) in "@ashlar"*) echo ${process#/proc/} ;; esac
@@ -66,6 +66,7 @@ if [ "$checks" = all ]; then
     checks='root_is_fuse reads large_directory links setuid capability device xattr acl room read_only daemon told writable_var'
 fi
 for each in $(echo "$checks" | tr , ' '); do
+    say "check $each"
     check "$each" "$each"
 done
 
