@@ -51,18 +51,21 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// The one kernel below `root`.
     fn find(root: &Path) -> Result<Self> {
-        let boot = root.join("boot");
-        for entry in fs::read_dir(&boot).doing(format!("cannot list {}", boot.display()))? {
-            let image = entry.doing("cannot list")?.path();
-            let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if let Some(release) = name.strip_prefix("vmlinuz-") {
-                let release = release.to_owned();
-                let modules = root.join("lib/modules").join(&release);
-                return Ok(Kernel { release, image, modules });
-            }
+        let all = root.join("lib/modules");
+        let doing = format!("cannot list {}", all.display());
+        let entry = fs::read_dir(&all).doing(&doing)?.next();
+        let Some(entry) = entry else { return failed(format!("no kernel in {}", all.display())) };
+        let entry = entry.doing(&doing)?;
+        let release = entry.file_name().to_string_lossy().into_owned();
+        let modules = entry.path();
+        // From 7.2 on it lies beside its modules.
+        let places = [root.join(format!("boot/vmlinuz-{release}")), modules.join("vmlinuz")];
+        match places.into_iter().find(|place| place.is_file()) {
+            Some(image) => Ok(Kernel { release, image, modules }),
+            None => failed(format!("no vmlinuz of {release} in {}", root.display())),
         }
-        failed(format!("no vmlinuz in {}", boot.display()))
     }
 
     /// The bytes of a module as a file to load; none when it is built in.

@@ -188,9 +188,21 @@ impl<'a> Scene<'a> {
 
     /// Puts an image on the data partition, signed where there is a key.
     pub(crate) fn image(&self, name: &str, tree: Tree, key: Option<&Path>) -> Result<Digest> {
+        self.image_of_version(0, name, tree, key)
+    }
+
+    /// The same with a version, by which the newest is found.
+    pub(crate) fn image_of_version(
+        &self,
+        version: u64,
+        name: &str,
+        tree: Tree,
+        key: Option<&Path>,
+    ) -> Result<Digest> {
         let image = self.image_path(name);
         // Nothing is shared between files: a damaged block hits one.
         let mut options = vec!["--block-size".to_owned(), "16K".to_owned()];
+        options.extend(["--image-version".to_owned(), version.to_string()]);
         if let Some(key) = key {
             options.extend(["--sign-key".to_owned(), key.display().to_string()]);
         }
@@ -292,7 +304,7 @@ impl<'a> Scene<'a> {
             if let Some(path) = self.kernel.module_path(module)? {
                 let below = path.strip_prefix(&self.kernel.modules).unwrap_or(&path);
                 let copy = self.data.join("lib/modules").join(&self.kernel.release).join(below);
-                disk::directories(copy.parent().unwrap_or(&copy), &["."])?;
+                disk::directories(copy.parent().unwrap_or(&copy), &[""])?;
                 fs::copy(&path, &copy).doing("cannot copy a module")?;
             }
         }

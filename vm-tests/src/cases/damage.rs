@@ -39,16 +39,16 @@ fn corrupt_file(bench: &Bench<'_>) -> Result<()> {
 fn fallback(bench: &Bench<'_>) -> Result<()> {
     let mut scene = Scene::new(bench, "6.12")?;
     let secret = scene.trust("maker")?;
-    for name in ["old", "new"] {
+    for (version, name) in [(1, "old"), (2, "new")] {
         let mut tree = small_tree(bench, Init::Checks)?;
         tree.file("which", 0o644, format!("{name}\n").as_bytes())?;
-        let digest = scene.image(name, tree, Some(&secret))?;
+        let digest = scene.image_of_version(version, name, tree, Some(&secret))?;
         if name == "new" {
             scene.damage(name, digest, "/sbin/init")?;
         }
     }
     let console = scene.boot("ashlar vm.say=/which")?;
     console.ended_well()?.spoke(&format!("ok {}", bench.name))?.spoke("file /which: old")?;
-    console.says(&["ashlar", "new.img", "/sbin/init"])?;
+    console.says(&["ashlar: images/new.img is refused: ", "sbin/init"])?;
     scene.check_disk()
 }

@@ -56,7 +56,7 @@ fn unauthenticated(bench: &Bench<'_>) -> Result<()> {
     let scene = Scene::new(bench, "6.12")?;
     scene.image("root", small_tree(bench, Init::Checks)?, None)?;
     let console = scene.boot("ashlar=?root.img")?;
-    console.ended_well()?.spoke(&format!("ok {}", bench.name))?.says(&["ashlar: warning: "])?;
+    console.ended_well()?.spoke(&format!("ok {}", bench.name))?.says(&["IS NOT AUTHENTICATED"])?;
     scene.check_disk()?;
     refused(&scene)
 }
