@@ -7,12 +7,14 @@ pub mod choose;
 pub mod cmdline;
 pub mod config;
 pub mod data;
+mod extension;
 pub mod handover;
 pub mod hygiene;
 pub mod kmsg;
 pub mod layers;
 pub mod mounts;
 pub mod needs;
+mod places;
 pub mod report;
 pub mod server;
 pub mod start;
@@ -28,6 +30,7 @@ use std::process::Command;
 
 use crate::error::Error;
 use crate::fuse::mount::MountError;
+use crate::state;
 use choose::{Candidate, Chosen, Keys};
 use cmdline::{BootArgs, Break};
 use config::Config;
@@ -100,11 +103,7 @@ pub fn setup(setup: &Setup) -> Result<Option<Report>, Failed> {
     let text = fs::read_to_string("/proc/cmdline")
         .map_err(|err| Failed::io("cannot read /proc/cmdline", err).hint("mount proc first"))?;
     let Some(args) = BootArgs::parse(&text).map_err(Failed::new)? else { return Ok(None) };
-    let level = if args.debug {
-        tracing::level_filters::LevelFilter::DEBUG
-    } else {
-        tracing::level_filters::LevelFilter::INFO
-    };
+    let level = if args.debug { tracing::level_filters::LevelFilter::DEBUG } else { tracing::level_filters::LevelFilter::INFO };
     kmsg::start(level, true);
     for odd in &args.odd {
         tracing::warn!("kernel command line: {odd}");
@@ -125,13 +124,30 @@ pub fn setup(setup: &Setup) -> Result<Option<Report>, Failed> {
     result.map(Some)
 }
 
+/// Everything that a root is made from, but the image.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// What the machine starts with.
+    pub setup: &'a Setup,
+    /// The kernel command line.
+    pub args: &'a BootArgs,
+    /// Where the root is put together.
+    pub workspace: &'a Workspace,
+    /// The data partition.
+    pub data: &'a Data,
+    /// The keys by which images must be signed.
+    pub keys: &'a Keys,
+}
+
 /// The same, when there is a place for everything. What is mounted in it is the caller's to take away.
 fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result<Report, Failed> {
     let data = Data::take(&setup.newroot, workspace.data())?;
     let keys = Keys::collect(Path::new(KEYS), &args.keys);
+    let site = Site { setup, args, workspace, data: &data, keys: &keys };
+    reset_if_asked(args, &data)?;
     let mut refused = Vec::new();
     for candidate in choose::candidates(&data.path, args)? {
-        match boot_from(&candidate, setup, args, workspace, &data, &keys) {
+        match boot_from(&candidate, &site) {
             Ok(mut report) => {
                 layers::replace(&setup.newroot, workspace)?;
                 report.refused = refused;
@@ -145,8 +161,7 @@ fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result
             }
         }
     }
-    let first = refused.into_iter().next();
-    Err(match first {
+    Err(match refused.into_iter().next() {
         Some(Refused { image, why, hint }) => {
             Failed { message: format!("no image can be booted; {image}: {why}"), hint }
         }
@@ -155,25 +170,28 @@ fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result
 }
 
 /// Makes the root of one image, with everything that lies over it, in the workspace.
-fn boot_from(
-    candidate: &Candidate,
-    setup: &Setup,
-    args: &BootArgs,
-    workspace: &Workspace,
-    data: &Data,
-    keys: &Keys,
-) -> Result<Report, Failed> {
-    let chosen = choose::open(candidate, args, keys)?;
-    let modes = config(args, data, &chosen).modes();
-    layers::build(&chosen, &modes, setup, args, workspace, data, keys)
+fn boot_from(candidate: &Candidate, site: &Site<'_>) -> Result<Report, Failed> {
+    let chosen = choose::open(candidate, site.args, site.keys)?;
+    let modes = config(site.args, site.data, &chosen).modes();
+    layers::build(&chosen, &modes, site)
+}
+
+/// Forgets everything, if somebody asked for it. What was begun is ended before anything of it is used.
+fn reset_if_asked(args: &BootArgs, data: &Data) -> Result<(), Failed> {
+    if !args.reset && !state::reset::is_asked(&data.path) {
+        return Ok(());
+    }
+    tracing::warn!("factory reset: everything is forgotten but images and configuration");
+    data.make_writable()?;
+    state::reset::factory_reset(&data.path)?;
+    Ok(())
 }
 
 /// What everybody says about the state: the image, the initramfs, the data partition, the kernel command line.
 ///
 /// The data partition's word is nobody's word: whoever needs to be sure seals the rest and says `ashlar.config=no`.
 fn config(args: &BootArgs, data: &Data, chosen: &Chosen) -> Config {
-    let mut config =
-        chosen.config().overruled_by(data::read_config(Path::new(data::CONFIG_IN_ROOT)));
+    let mut config = chosen.config().overruled_by(data::read_config(Path::new(data::CONFIG_IN_ROOT)));
     if args.use_file {
         config = config.overruled_by(data.config());
     }

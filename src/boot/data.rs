@@ -89,9 +89,8 @@ impl Data {
 pub fn read_config(path: &Path) -> Config {
     use std::io::Read;
     let mut text = String::new();
-    let read = fs::File::open(path).and_then(|file| {
-        file.take(crate::format::field::u64_from_usize(FILE_LEN_MAX)).read_to_string(&mut text)
-    });
+    let read = fs::File::open(path)
+        .and_then(|file| file.take(crate::format::field::u64_from_usize(FILE_LEN_MAX)).read_to_string(&mut text));
     match read {
         Ok(_) => Config::from_toml(&text).unwrap_or_else(|why| {
             tracing::error!("{} is ignored: {why}", path.display());
