@@ -5,9 +5,7 @@ use std::fs::File;
 use std::path::{Component, Path};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::shown;
@@ -125,17 +123,16 @@ impl Trail {
     /// Goes back to the directory above; returns the one that was left.
     pub(super) fn leave(&mut self) -> Result<OwnedFd> {
         let (fd, id) = self.above.pop().ok_or(Error::Invalid)?;
-        let outer = match fd {
-            Some(fd) => fd,
-            None => {
-                let fd = rustix::fs::openat(&self.here, c"..", DIRECTORY, Mode::empty())
-                    .map_err(wrap("open", b".."))?;
-                if Id::of(&stat(&fd).map_err(wrap("look at", b".."))?) != id {
-                    let moved = std::io::Error::other("a directory was moved away meanwhile");
-                    return Err(Error::io("cannot go back to the directory above", moved));
-                }
-                fd
+        let outer = if let Some(fd) = fd {
+            fd
+        } else {
+            let fd = rustix::fs::openat(&self.here, c"..", DIRECTORY, Mode::empty())
+                .map_err(wrap("open", b".."))?;
+            if Id::of(&stat(&fd).map_err(wrap("look at", b".."))?) != id {
+                let moved = std::io::Error::other("a directory was moved away meanwhile");
+                return Err(Error::io("cannot go back to the directory above", moved));
             }
+            fd
         };
         Ok(std::mem::replace(&mut self.here, outer))
     }
@@ -174,8 +171,7 @@ pub(super) fn make_directories(base: OwnedFd, below: &Path) -> Result<OwnedFd> {
 /// Makes a regular file (mode 0600) and opens it for writing.
 pub(super) fn make_file(at: impl AsFd, name: &[u8]) -> Result<File> {
     step("make a file")?;
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(at, name, flags, Mode::RUSR | Mode::WUSR)
         .map_err(wrap("make the file", name))?;
     Ok(File::from(fd))
@@ -192,8 +188,7 @@ pub(super) fn make_node(at: impl AsFd, name: &[u8], kind: Kind, device: (u32, u3
     step("make a special file")?;
     let kind = FileType::from_raw_mode(kind.mode_bits().into());
     let device = rustix::fs::makedev(device.0, device.1);
-    rustix::fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, device)
-        .map_err(wrap("make", name))
+    rustix::fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, device).map_err(wrap("make", name))
 }
 
 /// Gives a file one more name.
@@ -205,8 +200,7 @@ pub(super) fn link(from: impl AsFd, first: &[u8], to: impl AsFd, name: &[u8]) ->
 /// Renames, never over a directory with something in it.
 pub(super) fn rename(from: impl AsFd, old: &[u8], to: impl AsFd, new: &[u8]) -> Result<()> {
     step("rename")?;
-    rustix::fs::renameat_with(from, old, to, new, RenameFlags::empty())
-        .map_err(wrap("rename", old))
+    rustix::fs::renameat_with(from, old, to, new, RenameFlags::empty()).map_err(wrap("rename", old))
 }
 
 /// Removes a name that is no directory's.
@@ -230,9 +224,8 @@ pub(super) fn sync(fd: impl AsFd, name: &[u8]) -> Result<()> {
 /// Writes everything of a file system down to the disk.
 pub(super) fn sync_all(fd: impl AsFd) -> Result<()> {
     step("sync all")?;
-    rustix::fs::syncfs(fd).map_err(|errno| {
-        Error::io("cannot write everything down to the disk", errno.into())
-    })
+    rustix::fs::syncfs(fd)
+        .map_err(|errno| Error::io("cannot write everything down to the disk", errno.into()))
 }
 
 /// Removes what has a name, and everything below it. Nothing is removed behind a symlink or in a mount.
