@@ -1,1 +1,218 @@
 //! How does `/` come to be? From the kernel's command line to a mounted root, one step a line.
+//!
+//! It runs once, in an initramfs or as the first program of all, when the data partition is mounted. Until the last step
+//! nothing that was there is changed: where it fails, the initramfs still has what it had.
+
+pub mod choose;
+pub mod cmdline;
+pub mod config;
+pub mod data;
+mod extension;
+pub mod handover;
+pub mod hygiene;
+pub mod kmsg;
+pub mod layers;
+pub mod mounts;
+pub mod needs;
+mod places;
+pub mod report;
+pub mod server;
+pub mod start;
+pub mod trampoline;
+pub mod workspace;
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::Error;
+use crate::fuse::mount::MountError;
+use crate::state;
+use choose::{Candidate, Chosen, Keys};
+use cmdline::{BootArgs, Break};
+use config::Config;
+use data::Data;
+use report::{Refused, Report};
+use workspace::Workspace;
+
+/// Where the initramfs keeps public keys, `*.pub`.
+pub const KEYS: &str = "/etc/ashlar/keys";
+
+/// Why the root could not be set up.
+#[derive(Debug)]
+pub struct Failed {
+    /// What went wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Failed {
+    /// A failure without a hint.
+    pub fn new(message: impl fmt::Display) -> Self {
+        Failed { message: message.to_string(), hint: None }
+    }
+
+    /// What the system said to an attempt.
+    pub fn io(doing: impl fmt::Display, err: io::Error) -> Self {
+        Failed::new(format_args!("{doing}: {err}"))
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failed {}
+
+impl From<Error> for Failed {
+    fn from(err: Error) -> Self {
+        Failed { message: err.to_string(), hint: err.hint().map(str::to_owned) }
+    }
+}
+
+impl From<MountError> for Failed {
+    fn from(err: MountError) -> Self {
+        Failed { message: err.to_string(), hint: err.hint().map(str::to_owned) }
+    }
+}
+
+/// What the machine starts with.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Where the data partition is mounted now, and the root will be.
+    pub newroot: PathBuf,
+    /// The first program.
+    pub init: String,
+}
+
+/// Replaces the data partition by an image, if the kernel command line asks for one. `None` when it does not.
+pub fn setup(setup: &Setup) -> Result<Option<Report>, Failed> {
+    let text = fs::read_to_string("/proc/cmdline")
+        .map_err(|err| Failed::io("cannot read /proc/cmdline", err).hint("mount proc first"))?;
+    let Some(args) = BootArgs::parse(&text).map_err(Failed::new)? else { return Ok(None) };
+    let level = if args.debug { tracing::level_filters::LevelFilter::DEBUG } else { tracing::level_filters::LevelFilter::INFO };
+    kmsg::start(level, true);
+    for odd in &args.odd {
+        tracing::warn!("kernel command line: {odd}");
+    }
+    shell_if(&args, Break::Setup);
+    let workspace = Workspace::create()?;
+    let result = in_workspace(setup, &args, &workspace);
+    match &result {
+        Ok(report) => {
+            report.write();
+            shell_if(&args, Break::Switch);
+        }
+        Err(failed) => {
+            tracing::error!("{failed}");
+            workspace.remove();
+        }
+    }
+    result.map(Some)
+}
+
+/// Everything that a root is made from, but the image.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// What the machine starts with.
+    pub setup: &'a Setup,
+    /// The kernel command line.
+    pub args: &'a BootArgs,
+    /// Where the root is put together.
+    pub workspace: &'a Workspace,
+    /// The data partition.
+    pub data: &'a Data,
+    /// The keys by which images must be signed.
+    pub keys: &'a Keys,
+}
+
+/// The same, when there is a place for everything. What is mounted in it is the caller's to take away.
+fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result<Report, Failed> {
+    let data = Data::take(&setup.newroot, workspace.data())?;
+    let keys = Keys::collect(Path::new(KEYS), &args.keys);
+    let site = Site { setup, args, workspace, data: &data, keys: &keys };
+    reset_if_asked(args, &data)?;
+    let mut refused = Vec::new();
+    for candidate in choose::candidates(&data.path, args)? {
+        match boot_from(&candidate, &site) {
+            Ok(mut report) => {
+                layers::replace(&setup.newroot, workspace)?;
+                report.refused = refused;
+                return Ok(report);
+            }
+            Err(failed) => {
+                let image = choose::shown(&data.path, &candidate.path);
+                tracing::error!("{image} is refused: {failed}");
+                refused.push(Refused { image, why: failed.message, hint: failed.hint });
+                workspace.clear();
+            }
+        }
+    }
+    Err(match refused.into_iter().next() {
+        Some(Refused { image, why, hint }) => {
+            Failed { message: format!("no image can be booted; {image}: {why}"), hint }
+        }
+        None => Failed::new("no image can be booted"),
+    })
+}
+
+/// Makes the root of one image, with everything that lies over it, in the workspace.
+fn boot_from(candidate: &Candidate, site: &Site<'_>) -> Result<Report, Failed> {
+    let chosen = choose::open(candidate, site.args, site.keys)?;
+    let modes = config(site.args, site.data, &chosen).modes();
+    layers::build(&chosen, &modes, site)
+}
+
+/// Forgets everything, if somebody asked for it. What was begun is ended before anything of it is used.
+fn reset_if_asked(args: &BootArgs, data: &Data) -> Result<(), Failed> {
+    if !args.reset && !state::reset::is_asked(&data.path) {
+        return Ok(());
+    }
+    tracing::warn!("factory reset: everything is forgotten but images and configuration");
+    data.make_writable()?;
+    state::reset::factory_reset(&data.path)?;
+    Ok(())
+}
+
+/// What everybody says about the state: the image, the initramfs, the data partition, the kernel command line.
+///
+/// The data partition's word is nobody's word: whoever needs to be sure seals the rest and says `ashlar.config=no`.
+fn config(args: &BootArgs, data: &Data, chosen: &Chosen) -> Config {
+    let mut config = chosen.config().overruled_by(data::read_config(Path::new(data::CONFIG_IN_ROOT)));
+    if args.use_file {
+        config = config.overruled_by(data.config());
+    }
+    config.overruled_by(args.config.clone())
+}
+
+/// Gives a person a shell, where one was asked for and may be given.
+fn shell_if(args: &BootArgs, at: Break) {
+    if args.break_at != Some(at) {
+        return;
+    }
+    if args.panic {
+        tracing::warn!("no shell, because `panic=` is on the kernel command line");
+        return;
+    }
+    if !io::stdin().is_terminal() {
+        tracing::warn!("no shell, because standard input is no terminal");
+        return;
+    }
+    tracing::warn!("a shell, because `ashlar.break` asks for one; `exit` goes on");
+    if let Err(err) = Command::new("/bin/sh").status() {
+        tracing::warn!("cannot start /bin/sh: {err}");
+    }
+}

@@ -204,7 +204,12 @@ pub type Outcome = Result<ExitCode, Failure>;
 
 /// Runs the command that `args` asks for. `mount.ashlar` and `fsck.ashlar` are answered by their names.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let args = called_as(args.collect());
+    let args: Vec<OsString> = args.collect();
+    #[cfg(feature = "boot")]
+    if boot::is_first_program(&args) {
+        return boot::first_program(&args);
+    }
+    let args = called_as(args);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(err) => return usage(&err, args.get(1).is_some_and(|command| command == "verify")),
@@ -229,12 +234,17 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Sign(args) => sign::run(&args),
     };
     outcome.unwrap_or_else(|failure| {
-        eprintln!("ashlar: error: {}", failure.message);
-        if let Some(hint) = failure.hint {
-            eprintln!("ashlar: hint: {hint}");
-        }
+        tell(&failure);
         ExitCode::from(failure.status)
     })
+}
+
+/// Tells a person what went wrong, and what to do about it.
+fn tell(failure: &Failure) {
+    eprintln!("ashlar: error: {}", failure.message);
+    if let Some(hint) = &failure.hint {
+        eprintln!("ashlar: hint: {hint}");
+    }
 }
 
 /// Tells how a command is used. `verify` promises the exit status of fsck(8) for that, too.

@@ -41,6 +41,19 @@ use failures::Failures;
 /// have to ask then would wait without end.
 const FOREVER: Duration = Duration::from_secs(u64::MAX);
 
+/// Makes every answer hold for a second only, so that a test sees what becomes of a machine then.
+#[cfg(feature = "without-cures")]
+pub static BRIEFLY: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// How long an answer holds.
+fn ttl() -> Duration {
+    #[cfg(feature = "without-cures")]
+    if BRIEFLY.load(std::sync::atomic::Ordering::Relaxed) {
+        return Duration::from_secs(1);
+    }
+    FOREVER
+}
+
 /// Background requests (read-ahead) that may be on their way. Above three quarters of it the kernel stops reading ahead.
 const BACKGROUND_MAX: u16 = 128;
 
@@ -257,9 +270,9 @@ impl Filesystem for Server {
                 return reply.error(Errno::ENAMETOOLONG);
             }
             match self.look_up(parent, name.as_bytes()) {
-                Ok(Some(attr)) => reply.entry(&FOREVER, &attr, Generation(0)),
+                Ok(Some(attr)) => reply.entry(&ttl(), &attr, Generation(0)),
                 // Inode 0 means "there is no such name, and you may remember it"; ENOENT would be asked again.
-                Ok(None) => reply.entry(&FOREVER, &convert::ABSENT, Generation(0)),
+                Ok(None) => reply.entry(&ttl(), &convert::ABSENT, Generation(0)),
                 Err(err) => reply.error(self.fail(Upcall::Lookup, parent, &err)),
             }
         });
@@ -272,7 +285,7 @@ impl Filesystem for Server {
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.guard(Upcall::Getattr, ino, || {
             match inode_index(ino).and_then(|index| self.tree.attr(index)) {
-                Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+                Ok(attr) => reply.attr(&ttl(), &file_attr(&attr)),
                 Err(err) => reply.error(self.fail(Upcall::Getattr, ino, &err)),
             }
         });
@@ -344,7 +357,7 @@ impl Filesystem for Server {
         self.guard(Upcall::Readdirplus, ino, || {
             let listed = self.list(ino, offset, |next, name, attr| {
                 let attr = file_attr(attr);
-                reply.add(attr.ino, next, name, &FOREVER, &attr, Generation(0))
+                reply.add(attr.ino, next, name, &ttl(), &attr, Generation(0))
             });
             match listed {
                 Ok(()) => reply.ok(),

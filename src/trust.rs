@@ -13,6 +13,9 @@ use crate::format::trailer::{self, signed_text};
 use crate::image::Source;
 use crate::store::{proof, read_superblock, superblock_offsets};
 
+/// A minisign public key.
+pub type Key = PublicKey;
+
 /// What an image is held against.
 #[derive(Debug, Clone)]
 pub enum Anchor {

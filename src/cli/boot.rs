@@ -2,29 +2,156 @@
 
 mod install;
 
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
 use clap::{Args, Subcommand};
 
-use super::Outcome;
+use super::{Failure, Outcome};
+use crate::boot::server::ServerArgs;
+use crate::boot::{self, Failed, Setup, handover};
+use crate::format::digest::Digest;
 
 /// Arguments of `ashlar boot`.
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct BootArgs {
     #[command(subcommand)]
     command: BootCommand,
 }
 
+const AFTER_HELP: &str = "\
+The kernel command line says what is booted:
+  ashlar[=[?]NAME|DIGEST]   the image, by its name on the data partition or by its root digest, which it then must have;
+                            `ashlar` alone takes root.img, or the newest that authenticates. With `?` an image that nothing
+                            vouches for is booted, too
+  ashlar.key=BASE64         a minisign public key, besides those in the initramfs (/etc/ashlar/keys/*.pub)
+  ashlar.roothash=HEX       the root digest that the image called NAME must have
+  ashlar.slot=current|previous|next
+  ashlar.fallback=no        do not try other images when this one fails
+  ashlar.overlay=no|tmpfs[:size=SIZE]|persistent|persistent-clear|persistent-move
+  ashlar.etc=ro|merge|transient|overlay    ashlar.var=bind|transient|ro
+  ashlar.state-overlay=/opt,…    ashlar.bind=/etc/hostname,…
+  ashlar.extension=NAME,…        ashlar.extension-override=NAME,…
+  ashlar.config=no          ignore ashlar.toml of the data partition
+  ashlar.reset              forget everything but images and configuration
+  ashlar.break[=setup|switch]    ashlar.debug";
+
 #[derive(Debug, Subcommand)]
 enum BootCommand {
+    /// In an initramfs: replace the mounted data partition by the image that the kernel command line asks for
+    Setup(SetupArgs),
     /// Write the files by which an initramfs and the system boot from an image
     Install(install::InstallArgs),
     /// Remove what `install` wrote
     Uninstall(install::UninstallArgs),
+    /// Serve an image until the machine ends
+    #[command(hide = true)]
+    Serve(ServeArgs),
+}
+
+/// Arguments of `ashlar boot setup`.
+#[derive(Debug, Args)]
+struct SetupArgs {
+    /// Move /dev, /proc, /sys and /run there, too, make it the root, and start its first program
+    #[arg(long)]
+    switch_root: bool,
+    /// The first program of the image
+    #[arg(long, value_name = "PATH", default_value = "/sbin/init")]
+    init: String,
+    /// Where the data partition is mounted, and where the root shall be
+    newroot: PathBuf,
+}
+
+/// Arguments of `ashlar boot serve`.
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[arg(long)]
+    image: PathBuf,
+    #[arg(long)]
+    root_digest: Digest,
+    #[arg(long)]
+    voucher: String,
+    #[arg(long)]
+    mountpoint: PathBuf,
+    #[arg(long)]
+    source: PathBuf,
+    #[arg(long)]
+    empty: PathBuf,
+    #[arg(long)]
+    init: Option<String>,
+    #[arg(long)]
+    without: Vec<String>,
 }
 
 /// Runs it.
 pub fn run(args: BootArgs) -> Outcome {
     match args.command {
+        BootCommand::Setup(args) => setup(args),
         BootCommand::Install(args) => install::install(&args),
         BootCommand::Uninstall(args) => install::uninstall(&args),
+        BootCommand::Serve(args) => Ok(serve(args)),
+    }
+}
+
+fn setup(args: SetupArgs) -> Outcome {
+    let newroot = args.newroot.clone();
+    let done = boot::setup(&Setup { newroot: args.newroot, init: args.init.clone() })?;
+    if args.switch_root {
+        if done.is_none() {
+            return Err(Failure::new("the kernel command line asks for no image")
+                .hint("add ashlar=NAME to it; see `ashlar boot --help`"));
+        }
+        return Err(handover::switch_root(&newroot, &args.init, &[]).into());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The one who started the server reads what went wrong from its standard output, and tells it.
+fn serve(args: ServeArgs) -> ExitCode {
+    let served = boot::server::run(&ServerArgs {
+        image: args.image,
+        root_digest: args.root_digest,
+        voucher: args.voucher,
+        mountpoint: args.mountpoint,
+        source: args.source,
+        empty: args.empty,
+        init: args.init,
+        without: args.without,
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            let hint = failed.hint.map(|hint| hint + "\n").unwrap_or_default();
+            // When nobody listens any more, the status still tells.
+            drop(super::say(&format!("{}\n{hint}", failed.message)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the kernel started us as the first program of all, `init=/…/init`.
+pub(super) fn is_first_program(args: &[OsString]) -> bool {
+    let name = args.first().map(PathBuf::from).unwrap_or_default();
+    std::process::id() == 1 && name.file_name().is_some_and(|name| name == "init")
+}
+
+/// Becomes the first program of an image. When that fails, a person may have a shell; otherwise it ends, which is a kernel
+/// panic, and with `panic=` a reboot.
+pub(super) fn first_program(args: &[OsString]) -> ExitCode {
+    let failed = boot::trampoline::run(args.get(1..).unwrap_or_default());
+    super::tell(&failed.into());
+    if boot::trampoline::may_give_shell() {
+        let err = std::process::Command::new("/bin/sh").exec();
+        super::tell(&Failure::new(format!("cannot start /bin/sh: {err}")));
+    }
+    ExitCode::FAILURE
+}
+
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        Failure { message: failed.message, hint: failed.hint, status: 1 }
     }
 }

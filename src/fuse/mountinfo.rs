@@ -56,10 +56,15 @@ pub fn place(path: &Path) -> io::Result<Place> {
     })
 }
 
+/// All mounts that this process sees, in the order in which the kernel tells them.
+pub fn all() -> io::Result<Vec<Mount>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
+}
+
 /// The mount of a device, the newest first when it is mounted in several places.
 pub fn find(device: Device) -> io::Result<Option<Mount>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|byte| *byte == b'\n').rev().filter_map(parse).find(|it| it.device == device))
+    Ok(all()?.into_iter().rev().find(|it| it.device == device))
 }
 
 fn parse(line: &[u8]) -> Option<Mount> {

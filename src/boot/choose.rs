@@ -1,0 +1,291 @@
+//! Which image becomes the root? The one that is asked for, or, when it fails, another one that somebody vouches for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::Failed;
+use super::cmdline::{BootArgs, Slot, Wanted};
+use super::config::{Config, FILE_LEN_MAX};
+use super::data::CONFIG_IN_ROOT;
+use crate::format::digest::Digest;
+use crate::trust::{self, Anchor};
+use crate::{Error, Method, Options, Tree};
+
+/// Where images are, on the data partition.
+pub const IMAGES: &str = "images";
+/// The one image of a machine that keeps no more than the one before it (`root.img.prev`).
+pub const SINGLE: &str = "root.img";
+/// What names of images end with; what ends otherwise (a temporary file, a signature) is none.
+const SUFFIXES: [&str; 2] = ["img", "ashlar"];
+/// Most images that are looked at.
+const IMAGES_MAX: usize = 256;
+
+/// An image that may be booted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its path.
+    pub path: PathBuf,
+    /// The digest that it must have.
+    pub pinned: Option<Digest>,
+}
+
+/// An image that was found to be what somebody vouches for.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its tree, verified as it is read.
+    pub tree: Tree,
+    /// Who vouches for it.
+    pub voucher: Voucher,
+}
+
+/// Who vouches for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Voucher {
+    /// The kernel command line, by its digest.
+    RootDigest,
+    /// A signature.
+    Key,
+    /// Nobody.
+    Nobody,
+}
+
+impl Voucher {
+    /// One word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Voucher::RootDigest => "root-digest",
+            Voucher::Key => "key",
+            Voucher::Nobody => "none",
+        }
+    }
+}
+
+impl Chosen {
+    /// What the image itself says about the state.
+    pub fn config(&self) -> Config {
+        let read = || -> Result<Option<Vec<u8>>, Error> {
+            let at = match self.tree.resolve_following(CONFIG_IN_ROOT.as_bytes()) {
+                Ok(resolved) => resolved.index,
+                Err(Error::NotFound | Error::NotADirectory) => return Ok(None),
+                Err(err) => return Err(err),
+            };
+            let mut text = vec![0; FILE_LEN_MAX];
+            let len = self.tree.read_at(at, 0, &mut text)?;
+            text.truncate(len);
+            Ok(Some(text))
+        };
+        let parsed = match read() {
+            Ok(None) => return Config::default(),
+            Ok(Some(text)) => Config::from_toml(&String::from_utf8_lossy(&text)),
+            Err(err) => Err(err.to_string()),
+        };
+        parsed.unwrap_or_else(|why| {
+            tracing::error!("{CONFIG_IN_ROOT} of the image is ignored: {why}");
+            Config::default()
+        })
+    }
+}
+
+/// The images that may be booted, the best first.
+pub fn candidates(data: &Path, args: &BootArgs) -> Result<Vec<Candidate>, Failed> {
+    let mut all = all(data)?;
+    let mut first = match &args.wanted {
+        Wanted::Any => None,
+        Wanted::Name(name) => {
+            let path = named(data, name).ok_or_else(|| {
+                let list: Vec<String> = all.iter().map(|path| shown(data, path)).collect();
+                let there = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+                Failed::new(format!("there is no image `{name}` on the data partition"))
+                    .hint(format!("images there: {there}"))
+            });
+            match path {
+                Ok(path) => Some(Candidate { path, pinned: args.root_digest }),
+                Err(failed) if all.is_empty() || !args.fallback => return Err(failed),
+                Err(failed) => {
+                    tracing::error!("{failed}");
+                    None
+                }
+            }
+        }
+        Wanted::Digest(digest) => {
+            let path = with_digest(&all, *digest);
+            if path.is_none() {
+                tracing::error!("there is no image with root digest {digest} on the data partition");
+            }
+            path.map(|path| Candidate { path, pinned: Some(*digest) })
+        }
+    };
+    all.retain(|path| first.as_ref().is_none_or(|first| first.path != *path));
+    let mut rest: Vec<Candidate> =
+        all.into_iter().map(|path| Candidate { path, pinned: None }).collect();
+    match args.slot {
+        Slot::Current => {}
+        Slot::Previous => {
+            // What would be booted otherwise comes last.
+            let skipped = first.take().or_else(|| (!rest.is_empty()).then(|| rest.remove(0)));
+            rest.extend(skipped);
+        }
+        Slot::Next => {
+            let next = data.join(format!("{SINGLE}.new"));
+            if next.is_file() {
+                rest.splice(0..0, first.take());
+                first = Some(Candidate { path: next, pinned: None });
+            }
+        }
+    }
+    let is_pinned = args.root_digest.is_some() || matches!(args.wanted, Wanted::Digest(_));
+    let mut candidates: Vec<Candidate> = first.into_iter().collect();
+    // A digest says which one; others need a signature, which `open` insists on.
+    if args.fallback || candidates.is_empty() && !is_pinned {
+        candidates.extend(rest);
+    }
+    if candidates.is_empty() {
+        return Err(Failed::new("there is no image on the data partition").hint(format!(
+            "put one at {IMAGES}/NAME.img or {SINGLE}, or correct `root=` on the kernel command line"
+        )));
+    }
+    Ok(candidates)
+}
+
+/// A path as it is seen from the data partition.
+pub fn shown(data: &Path, path: &Path) -> String {
+    path.strip_prefix(data).unwrap_or(path).display().to_string()
+}
+
+/// All images, the best first: the single one and its predecessor, then the others with the newest first.
+fn all(data: &Path) -> Result<Vec<PathBuf>, Failed> {
+    let mut found: Vec<PathBuf> = [SINGLE.to_owned(), format!("{SINGLE}.prev")]
+        .into_iter()
+        .map(|name| data.join(name))
+        .filter(|path| path.is_file())
+        .collect();
+    let directory = data.join(IMAGES);
+    let mut dated: Vec<(u64, SystemTime, PathBuf)> = Vec::new();
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(err) => return Err(Failed::io(format_args!("cannot list {}", directory.display()), err)),
+    };
+    for entry in entries.flatten().take(IMAGES_MAX) {
+        let path = entry.path();
+        let Ok(metadata) = path.metadata() else { continue };
+        if metadata.is_file() && is_image_name(&path) {
+            let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            dated.push((claimed_version(&path), changed, path));
+        }
+    }
+    dated.sort_by(|a, b| b.cmp(a));
+    found.extend(dated.into_iter().map(|(_, _, path)| path));
+    Ok(found)
+}
+
+fn is_image_name(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let suffix = path.extension().and_then(|suffix| suffix.to_str());
+    !hidden && suffix.is_some_and(|suffix| SUFFIXES.contains(&suffix))
+}
+
+/// The version that an image says it has. Nobody vouches for it yet: it only says which is tried first.
+fn claimed_version(path: &Path) -> u64 {
+    open_as(path, Anchor::Unauthenticated).map_or(0, |tree| tree.superblock().image_version)
+}
+
+/// The image with a root digest, whoever else vouches for it.
+pub fn find(data: &Path, digest: Digest) -> Option<PathBuf> {
+    with_digest(&all(data).ok()?, digest)
+}
+
+/// The image that a name means.
+pub fn named(data: &Path, name: &str) -> Option<PathBuf> {
+    let is_inside = name.split('/').all(|part| part != "..");
+    let images = data.join(IMAGES);
+    let relative = name.trim_start_matches('/');
+    let paths = [images.join(relative), images.join(format!("{relative}.img")), images.join(format!("{relative}.ashlar")), data.join(relative)];
+    paths.into_iter().find(|path| is_inside && path.is_file())
+}
+
+/// The image whose superblock has a digest: the one that bears it as its name, or any other.
+fn with_digest(all: &[PathBuf], digest: Digest) -> Option<PathBuf> {
+    let name = digest.to_string();
+    let is_named = |path: &&PathBuf| path.file_stem().is_some_and(|stem| stem == name.as_str());
+    let by_name = all.iter().filter(is_named);
+    let others = all.iter().filter(|path| !is_named(path));
+    by_name.chain(others).find(|path| open_as(path, Anchor::RootDigest(digest)).is_ok()).cloned()
+}
+
+/// Opens an image if somebody vouches for it.
+pub fn open(candidate: &Candidate, args: &BootArgs, keys: &Keys) -> Result<Chosen, Failed> {
+    let path = candidate.path.clone();
+    let mut refused = match (candidate.pinned, keys.0.is_empty()) {
+        (Some(digest), _) => match open_as(&path, Anchor::RootDigest(digest)) {
+            Ok(tree) => return Ok(Chosen { path, tree, voucher: Voucher::RootDigest }),
+            Err(err) => Failed::from(err),
+        },
+        (None, false) => match open_as(&path, Anchor::Keys(keys.0.clone())) {
+            Ok(tree) => return Ok(Chosen { path, tree, voucher: Voucher::Key }),
+            Err(err) => Failed::from(err),
+        },
+        (None, true) => Failed::new("nothing vouches for it").hint(
+            "give ashlar.key= or ashlar=DIGEST on the kernel command line, or put keys into the initramfs",
+        ),
+    };
+    if !args.unauthenticated {
+        return Err(refused);
+    }
+    match open_as(&path, Anchor::Unauthenticated) {
+        Ok(tree) => {
+            tracing::warn!("*** {} IS NOT AUTHENTICATED: {refused}; `ashlar=?` lets it boot", path.display());
+            Ok(Chosen { path, tree, voucher: Voucher::Nobody })
+        }
+        Err(err) => {
+            refused = Failed::from(err);
+            Err(refused)
+        }
+    }
+}
+
+/// Opens an image, with the signatures beside it.
+pub fn open_as(path: &Path, anchor: Anchor) -> Result<Tree, Error> {
+    let mut options = Options::new(anchor);
+    options.method = Method::Pread;
+    if matches!(options.anchor, Anchor::Keys(_)) {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".minisig");
+        options.detached_signatures.extend(trust::read_signature(Path::new(&beside)).ok());
+    }
+    crate::open(path, &options)
+}
+
+/// The public keys by which images must be signed.
+#[derive(Debug, Clone, Default)]
+pub struct Keys(Vec<trust::Key>);
+
+impl Keys {
+    /// Those of a directory (`*.pub`) and those of the kernel command line.
+    ///
+    /// A key file that cannot be read is told: it may be the one that matters.
+    pub fn collect(directory: &Path, lines: &[String]) -> Keys {
+        let mut keys: Vec<_> = lines.iter().filter_map(|line| trust::parse_key(line)).collect();
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths.iter().filter(|path| path.extension().is_some_and(|it| it == "pub")) {
+            match trust::read_key(path) {
+                Ok(key) => keys.push(key),
+                Err(err) => tracing::warn!("{err}"),
+            }
+        }
+        Keys(keys)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}

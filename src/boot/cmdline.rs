@@ -1,0 +1,264 @@
+//! What does the kernel command line ask for?
+//!
+//! It is cut as the kernel cuts it: at white space, which double quotes protect; there are no escapes, and the last one
+//! of a word wins.
+
+use std::fmt;
+
+use super::config::{Config, list};
+use crate::format::digest::Digest;
+
+/// Which image is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Wanted {
+    /// Whatever the data partition holds: `ashlar`.
+    #[default]
+    Any,
+    /// The one with this name: `ashlar=NAME`.
+    Name(String),
+    /// The one with this root digest: `ashlar=DIGEST`.
+    Digest(Digest),
+}
+
+/// Which of several images is asked for, counted from the one that would be booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Slot {
+    /// The usual one.
+    #[default]
+    Current,
+    /// The one before it.
+    Previous,
+    /// One that was put in place and not booted yet.
+    Next,
+}
+
+/// Where a shell is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Break {
+    /// Before anything is done.
+    Setup,
+    /// When the root is ready.
+    Switch,
+}
+
+/// What the kernel command line says to us.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BootArgs {
+    /// The image.
+    pub wanted: Wanted,
+    /// Whether an image that nothing vouches for may be booted: `ashlar=?…`.
+    pub unauthenticated: bool,
+    /// The root digest that the image with the wanted name must have.
+    pub root_digest: Option<Digest>,
+    /// Public keys, each a line of base64.
+    pub keys: Vec<String>,
+    /// Which one.
+    pub slot: Slot,
+    /// Whether another image may be taken when the wanted one fails.
+    pub fallback: bool,
+    /// What is said about the state.
+    pub config: Config,
+    /// Whether `ashlar.toml` of the data partition counts.
+    pub use_file: bool,
+    /// Whether the machine shall forget everything first.
+    pub reset: bool,
+    /// Where a shell is wanted.
+    pub break_at: Option<Break>,
+    /// Whether to tell every step.
+    pub debug: bool,
+    /// Whether a shell is forbidden when nothing can be booted, because `panic=` wants a reboot.
+    pub panic: bool,
+    /// Traps that are left open, for the tests of their cures (feature `without-cures`).
+    pub without: Vec<String>,
+    /// What could not be understood; it is told and otherwise ignored.
+    pub odd: Vec<String>,
+}
+
+/// Why nothing can be booted with this command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadCmdline(String);
+
+impl fmt::Display for BadCmdline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kernel command line: {}", self.0)
+    }
+}
+
+impl std::error::Error for BadCmdline {}
+
+impl BootArgs {
+    /// Reads a command line. Nothing when it does not speak to us: without `ashlar` or `ashlar=…` this is no business of ours.
+    ///
+    /// What decides over trust must be understood, or there is no boot. Everything else that is not understood is ignored
+    /// with a word, for a machine that boots can be repaired.
+    pub fn parse(text: &str) -> Result<Option<BootArgs>, BadCmdline> {
+        let mut args = BootArgs { fallback: true, use_file: true, ..BootArgs::default() };
+        let mut is_ours = false;
+        for word in words(text) {
+            let (name, value) = match word.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (word.as_str(), None),
+            };
+            match name {
+                "ashlar" => {
+                    is_ours = true;
+                    args.want(value.unwrap_or_default());
+                }
+                "panic" => args.panic = value.is_some_and(|value| value != "0"),
+                _ => {
+                    if let Some(name) = name.strip_prefix("ashlar.") {
+                        args.take(name, value)?;
+                    }
+                }
+            }
+        }
+        Ok(is_ours.then_some(args))
+    }
+
+    fn want(&mut self, value: &str) {
+        let (unauthenticated, value) = match value.strip_prefix('?') {
+            Some(rest) => (true, rest),
+            None => (false, value),
+        };
+        self.unauthenticated = unauthenticated;
+        self.wanted = match value.parse::<Digest>() {
+            Ok(digest) => Wanted::Digest(digest),
+            Err(_) if value.is_empty() => Wanted::Any,
+            Err(_) => Wanted::Name(value.to_owned()),
+        };
+    }
+
+    fn take(&mut self, name: &str, value: Option<&str>) -> Result<(), BadCmdline> {
+        let text = value.unwrap_or_default();
+        match name {
+            "roothash" => {
+                let digest = text
+                    .parse()
+                    .map_err(|_| BadCmdline(format!("ashlar.roothash={text} is no digest")))?;
+                self.root_digest = Some(digest);
+            }
+            "key" => {
+                crate::trust::parse_key(text)
+                    .ok_or_else(|| BadCmdline(format!("ashlar.key={text} is no minisign key")))?;
+                self.keys.push(text.to_owned());
+            }
+            "slot" => match text {
+                "current" => self.slot = Slot::Current,
+                "previous" => self.slot = Slot::Previous,
+                "next" => self.slot = Slot::Next,
+                _ => self.odd(name, value, "not one of current, previous, next"),
+            },
+            "fallback" => self.fallback = is_yes(value),
+            "config" => self.use_file = is_yes(value),
+            "reset" => self.reset = is_yes(value),
+            "debug" => self.debug = is_yes(value),
+            "break" => match text {
+                "" | "setup" => self.break_at = Some(Break::Setup),
+                "switch" => self.break_at = Some(Break::Switch),
+                _ => self.odd(name, value, "not one of setup, switch"),
+            },
+            "without" => self.without = list(text),
+            _ => {
+                if let Err(why) = self.config.set(name, text) {
+                    self.odd(name, value, &why);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn odd(&mut self, name: &str, value: Option<&str>, why: &str) {
+        let shown = value.map(|value| format!("={value}")).unwrap_or_default();
+        self.odd.push(format!("ashlar.{name}{shown} is ignored: {why}"));
+    }
+}
+
+/// A switch: on when it stands alone.
+fn is_yes(value: Option<&str>) -> bool {
+    !matches!(value, Some("0" | "no" | "off" | "false"))
+}
+
+/// The words of a command line. Quotes protect white space and are taken away.
+fn words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut quoted = false;
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            c if c.is_ascii_whitespace() && !quoted => {
+                words.extend(Some(std::mem::take(&mut word)).filter(|word| !word.is_empty()));
+            }
+            c => word.push(c),
+        }
+    }
+    words.extend(Some(word).filter(|word| !word.is_empty()));
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::config::{Etc, Overlay, Var};
+
+    const HEX: &str = "6d9b0c1e6d9b0c1e6d9b0c1e6d9b0c1e6d9b0c1e6d9b0c1e6d9b0c1e6d9b0c1e";
+
+    fn parse(text: &str) -> BootArgs {
+        BootArgs::parse(text).unwrap().unwrap()
+    }
+
+    #[test]
+    fn other_systems_are_left_alone() {
+        for text in ["", "root=/dev/sda1 ro quiet", "ashlard=1 xashlar=2", "ashlar.etc=ro"] {
+            assert_eq!(BootArgs::parse(text).unwrap(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn images_are_named_in_each_way() {
+        assert_eq!(parse("ashlar").wanted, Wanted::Any);
+        assert_eq!(parse("ashlar=").wanted, Wanted::Any);
+        assert_eq!(parse("ashlar=a.img").wanted, Wanted::Name("a.img".into()));
+        let args = parse(&format!("quiet ashlar=?{HEX} rw"));
+        assert_eq!(args.wanted, Wanted::Digest(HEX.parse().unwrap()));
+        assert!(args.unauthenticated && args.fallback && args.use_file);
+        // The last one wins, `?` with it.
+        let args = parse("ashlar=?a ashlar=b");
+        assert_eq!((args.wanted, args.unauthenticated), (Wanted::Name("b".into()), false));
+    }
+
+    #[test]
+    fn quotes_protect_white_space() {
+        assert_eq!(words("a  \"b c\"\td=\"e f\"g\n"), ["a", "b c", "d=e fg"]);
+        assert_eq!(words("\"open"), ["open"]);
+        assert_eq!(parse("\"ashlar=with space\"").wanted, Wanted::Name("with space".into()));
+    }
+
+    #[test]
+    fn the_state_is_said() {
+        let args = parse(
+            "ashlar ashlar.overlay=tmpfs:size=1G ashlar.etc=merge ashlar.var=transient panic=10 \
+             ashlar.bind=/etc/hostname,/root/.ssh ashlar.slot=previous ashlar.reset ashlar.config=no",
+        );
+        assert_eq!(args.config.overlay, Some(Overlay::Tmpfs { size: Some("1G".into()) }));
+        assert_eq!((args.config.etc, args.config.var), (Some(Etc::Merge), Some(Var::Transient)));
+        assert_eq!(args.config.bind.unwrap(), ["/etc/hostname", "/root/.ssh"]);
+        assert_eq!(args.slot, Slot::Previous);
+        assert!(args.panic && args.reset && !args.use_file);
+        assert_eq!(args.odd, [""; 0]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told_and_ignored() {
+        let args = parse("ashlar ashlar.etc=maybe ashlar.colour=blue ashlar.slot=b");
+        assert_eq!(args.odd.len(), 3);
+        assert_eq!(args.config.etc, None);
+    }
+
+    #[test]
+    fn what_decides_over_trust_must_be_understood() {
+        for text in ["ashlar ashlar.roothash=123", "ashlar ashlar.key=abc", "ashlar ashlar.key"] {
+            assert!(BootArgs::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Which further images belong to the root? Each is verified like the root's own, and must be made for it.
+
+use std::path::PathBuf;
+
+use super::choose::{self, Candidate, Chosen};
+use super::config::Modes;
+use super::{Failed, Site, layers};
+use crate::error::Error;
+use crate::fs::Tree;
+
+/// Where an extension says what it is made for, with its name behind (extension-release(5)).
+const RELEASE: &str = "usr/lib/extension-release.d/extension-release.";
+/// Where a system says what it is (os-release(5)); the first that is there counts.
+const OS_RELEASE: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
+/// Longest such file that is read.
+const RELEASE_LEN_MAX: usize = 64 * 1024;
+
+/// Directories of an overlay, in the order in which they are looked into.
+#[derive(Debug, Default)]
+pub(super) struct Lowers {
+    above: Vec<PathBuf>,
+    base: Option<PathBuf>,
+    below: Vec<PathBuf>,
+}
+
+impl Lowers {
+    /// Sets the root's own.
+    pub(super) fn base(&mut self, path: PathBuf) {
+        self.base = Some(path);
+    }
+
+    /// All of them, the uppermost first.
+    pub(super) fn paths(self) -> Vec<PathBuf> {
+        self.above.into_iter().chain(self.base).chain(self.below).collect()
+    }
+}
+
+/// Mounts all extensions that can be trusted and that fit. Others are left out, and noted.
+pub(super) fn serve_all(
+    modes: &Modes,
+    root: &Chosen,
+    site: &Site<'_>,
+    degraded: &mut Vec<String>,
+) -> Result<Lowers, Failed> {
+    let mut lowers = Lowers::default();
+    let over = modes.extension_override.iter().map(|name| (name, true));
+    let under = modes.extension.iter().map(|name| (name, false));
+    for (name, overrides) in over.chain(under) {
+        match serve(name, root, site) {
+            Ok(path) if overrides => lowers.above.push(path),
+            Ok(path) => lowers.below.push(path),
+            Err(failed) => degraded.push(format!("extension `{name}` is left out: {failed}")),
+        }
+    }
+    Ok(lowers)
+}
+
+fn serve(name: &str, root: &Chosen, site: &Site<'_>) -> Result<PathBuf, Failed> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if !name.bytes().all(is_plain) || name.starts_with('.') {
+        return Err(Failed::new("its name is not letters, digits, `.`, `_` and `-`"));
+    }
+    let (path, pinned) = match name.parse() {
+        Ok(digest) => (choose::find(&site.data.path, digest), Some(digest)),
+        Err(_) => (choose::named(&site.data.path, name), None),
+    };
+    let path = path.ok_or_else(|| Failed::new("there is no such image on the data partition"))?;
+    let chosen = choose::open(&Candidate { path, pinned }, site.args, site.keys)?;
+    fits(&chosen.tree, &root.tree)?;
+    let at = site.workspace.place("extension", name)?;
+    layers::serve(&chosen, &at, None, site)?;
+    Ok(at)
+}
+
+/// Whether an extension is made for this system: as systemd-sysext(8) has it, `ID` must be the same, or `_any`, and so must
+/// `SYSEXT_LEVEL`, or where it has none `VERSION_ID`.
+fn fits(extension: &Tree, root: &Tree) -> Result<(), Failed> {
+    let own = release(extension)?.ok_or_else(|| {
+        Failed::new(format_args!("it has no {RELEASE}NAME"))
+            .hint("write there ID= and VERSION_ID= of the system that it is made for, or ID=_any")
+    })?;
+    let system = OS_RELEASE
+        .iter()
+        .find_map(|path| read(root, path).transpose())
+        .transpose()?
+        .unwrap_or_default();
+    judge(&own, &system).map_err(Failed::new)
+}
+
+fn judge(own: &str, system: &str) -> Result<(), String> {
+    let id = value(own, "ID").unwrap_or_default();
+    if id == "_any" {
+        return Ok(());
+    }
+    let field = if value(own, "SYSEXT_LEVEL").is_some() { "SYSEXT_LEVEL" } else { "VERSION_ID" };
+    for name in ["ID", field] {
+        let (wanted, found) = (value(own, name).unwrap_or_default(), value(system, name).unwrap_or_default());
+        // A rolling system has no version, and an extension for it names none.
+        if wanted != found {
+            return Err(format!("it is made for {name}={wanted}, and this is {name}={found}"));
+        }
+    }
+    Ok(())
+}
+
+/// The file of an extension that says what it is made for. There is one, whatever the image file is called.
+fn release(tree: &Tree) -> Result<Option<String>, Failed> {
+    let (directory, prefix) = RELEASE.rsplit_once('/').unwrap_or_default();
+    let directory = match tree.resolve_following(directory.as_bytes()) {
+        Ok(resolved) => tree.directory(resolved.index)?,
+        Err(Error::NotFound | Error::NotADirectory) => return Ok(None),
+        Err(err) => return Err(err.into()),
+    };
+    for nth in 0..directory.len() {
+        let entry = directory.entry(nth)?;
+        if entry.name.starts_with(prefix.as_bytes()) {
+            let path = [RELEASE.rsplit_once('/').unwrap_or_default().0.as_bytes(), b"/", &entry.name].concat();
+            return Ok(read(tree, &String::from_utf8_lossy(&path))?);
+        }
+    }
+    Ok(None)
+}
+
+fn read(tree: &Tree, path: &str) -> Result<Option<String>, Error> {
+    let index = match tree.resolve_following(path.as_bytes()) {
+        Ok(resolved) => resolved.index,
+        Err(Error::NotFound | Error::NotADirectory) => return Ok(None),
+        Err(err) => return Err(err),
+    };
+    let mut text = vec![0; RELEASE_LEN_MAX];
+    let len = tree.read_at(index, 0, &mut text)?;
+    text.truncate(len);
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// The value of a variable in a file like os-release(5), without its quotes.
+fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let line = text.lines().rev().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='))?;
+    Some(line.trim_matches(['"', '\'']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extension_fits_one_system() {
+        let debian = "NAME=\"Debian\"\nID=debian\nVERSION_ID=\"12\"\n";
+        assert_eq!(judge("ID=debian\nVERSION_ID=12", debian), Ok(()));
+        assert_eq!(judge("ID=_any", debian), Ok(()));
+        for other in ["ID=debian\nVERSION_ID=13", "ID=fedora\nVERSION_ID=12", "", "ID=debian", "ID=debian\nSYSEXT_LEVEL=1"] {
+            assert!(judge(other, debian).is_err(), "{other}");
+        }
+        assert_eq!(judge("ID=arch", "ID=arch\n"), Ok(()));
+        assert_eq!(judge("ID=x\nSYSEXT_LEVEL=2\nVERSION_ID=1", "ID=x\nSYSEXT_LEVEL=2\nVERSION_ID=7"), Ok(()));
+    }
+}

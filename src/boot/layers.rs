@@ -1,0 +1,185 @@
+//! What lies over what? The image below, extension images beside it, and over all of that what may change.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::choose::Chosen;
+use super::config::{Modes, Overlay};
+use super::report::Report;
+use super::server::{ServerArgs, is_open};
+use super::workspace::{self, make_dir, mount, mount_tmpfs, move_mount};
+use super::{Failed, Site, extension, places, start};
+use crate::state;
+
+/// Options by which an overlay still fits when the image below it changes, which overlayfs allows only while none of these
+/// features was ever used on it (`overlayfs.rst`, "Changes to underlying filesystems").
+const OPTIONS: &str = "xino=off,index=off,metacopy=off,redirect_dir=nofollow,nfs_export=off";
+/// Where overlays are on the data partition.
+pub(super) const OVERLAYS: &str = "state/overlay";
+/// The overlay of the whole root. No directory's own overlay is called so, see [`places`].
+pub(super) const ROOT_OVERLAY: &str = "@root";
+
+/// Makes the root in the workspace. What cannot be had of the state is done without, and told: a machine that runs can be
+/// repaired.
+pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, Failed> {
+    let mut degraded = Vec::new();
+    let mut modes = modes.clone();
+    let lower = if is_open(&site.args.without, "lower") {
+        make_dir("/run/ashlar-lower")?;
+        PathBuf::from("/run/ashlar-lower")
+    } else {
+        site.workspace.lower()
+    };
+    if modes.overlay != Overlay::No && site.data.is_overlay_disabled() {
+        tracing::warn!("the overlay `{}` is switched off", modes.overlay);
+        modes.overlay = Overlay::No;
+    }
+    let has_layers = modes.overlay != Overlay::No || modes.has_extensions();
+    let root = site.workspace.root();
+    serve(chosen, if has_layers { &lower } else { &root }, Some(&site.setup.init), site)?;
+    let may_write = !modes.write_data() || match site.data.make_writable() {
+        Ok(()) => true,
+        Err(failed) => {
+            degraded.push(failed.to_string());
+            false
+        }
+    };
+    if has_layers {
+        let mut lowers = extension::serve_all(&modes, chosen, site, &mut degraded)?;
+        lowers.base(lower.clone());
+        over_root(&lowers.paths(), &modes.overlay, &root, site, may_write, &mut degraded)?;
+    }
+    places::fill(&chosen.tree, &modes, &root, site, may_write, &mut degraded);
+    for what in &degraded {
+        tracing::error!("{what}");
+    }
+    Ok(Report {
+        image: chosen.path.clone(),
+        root_digest: chosen.tree.root_digest().to_string(),
+        image_version: chosen.tree.superblock().image_version,
+        authenticated_by: chosen.voucher,
+        data: site.data.path.clone(),
+        device: site.data.source.clone(),
+        device_number: format!("{}:{}", site.data.device.0, site.data.device.1),
+        lower: has_layers.then_some(lower),
+        modes,
+        degraded,
+        refused: Vec::new(),
+    })
+}
+
+/// Starts the server of an image.
+pub(super) fn serve(
+    chosen: &Chosen,
+    mountpoint: &Path,
+    init: Option<&str>,
+    site: &Site<'_>,
+) -> Result<(), Failed> {
+    start::start(&ServerArgs {
+        image: chosen.path.clone(),
+        root_digest: chosen.tree.root_digest(),
+        voucher: chosen.voucher.word().to_owned(),
+        mountpoint: mountpoint.to_owned(),
+        source: site.data.source.clone(),
+        empty: site.workspace.empty(),
+        init: init.map(str::to_owned),
+        without: site.args.without.clone(),
+    })
+}
+
+/// Lays the overlay over the root, or only the images over each other.
+fn over_root(
+    lowers: &[PathBuf],
+    overlay: &Overlay,
+    root: &Path,
+    site: &Site<'_>,
+    may_write: bool,
+    degraded: &mut Vec<String>,
+) -> Result<(), Failed> {
+    let kept = Path::new(OVERLAYS).join(ROOT_OVERLAY);
+    let data = &site.data.path;
+    let prepare = || -> Result<PathBuf, Failed> {
+        match overlay {
+            Overlay::PersistentClear => state::overlay::clear(data, &kept)?,
+            Overlay::PersistentMove => drop(state::overlay::set_aside(data, &kept)?),
+            _ => {}
+        }
+        drop(state::make_directories(data, &kept)?);
+        Ok(data.join(&kept))
+    };
+    let upper = match overlay {
+        Overlay::No => None,
+        Overlay::Tmpfs { size } => Some(transient(ROOT_OVERLAY, size.as_deref(), site)?),
+        _ if may_write => match prepare() {
+            Ok(kept) => Some(kept),
+            Err(failed) => {
+                degraded.push(format!("the overlay of / is in memory, and gone at the next boot: {failed}"));
+                Some(transient(ROOT_OVERLAY, None, site)?)
+            }
+        },
+        _ => {
+            degraded.push("the overlay of / is in memory, and gone at the next boot".to_owned());
+            Some(transient(ROOT_OVERLAY, None, site)?)
+        }
+    };
+    lay(lowers, upper.as_deref(), root)
+}
+
+/// Memory for an overlay: a tmpfs of its own, half of the memory unless a size is said.
+pub(super) fn transient(name: &str, size: Option<&str>, site: &Site<'_>) -> Result<PathBuf, Failed> {
+    let place = site.workspace.place("transient", name)?;
+    let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
+    mount_tmpfs(&place, &format!("mode=755{size}"))?;
+    Ok(place)
+}
+
+/// Mounts an overlay. `lowers` are directories, the uppermost first; `kept` is where the upper and the work directory are.
+pub(super) fn lay(lowers: &[PathBuf], kept: Option<&Path>, at: &Path) -> Result<(), Failed> {
+    let list: Vec<String> = lowers.iter().map(|path| path.display().to_string()).collect();
+    let mut options = format!("lowerdir={},{OPTIONS}", list.join(":"));
+    let mut flags = MountFlags::RDONLY;
+    if let Some(kept) = kept {
+        let (upper, work) = (kept.join("upper"), kept.join("work"));
+        let is_new = !upper.exists();
+        make_dir(&upper)?;
+        make_dir(&work)?;
+        if is_new && let Some(top) = lowers.first() {
+            // The upper directory's own mode and owner become those of the mount.
+            copy_owner(top, &upper)?;
+        }
+        options = format!("{options},upperdir={},workdir={}", upper.display(), work.display());
+        flags = MountFlags::empty();
+    }
+    mount("overlay", at, "overlay", flags, &options)
+        .map_err(|failed| failed.hint("the kernel needs overlayfs: is the module in the initramfs?"))
+}
+
+fn copy_owner(from: &Path, to: &Path) -> Result<(), Failed> {
+    use std::os::unix::fs::MetadataExt;
+    let copy = || -> io::Result<()> {
+        let metadata = fs::metadata(from)?;
+        std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid()))?;
+        fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777))
+    };
+    copy().map_err(|err| Failed::io(format_args!("cannot prepare {}", to.display()), err))
+}
+
+/// Puts the root in the place of the data partition, which from now on is seen in the workspace only.
+pub fn replace(newroot: &Path, workspace: &workspace::Workspace) -> Result<(), Failed> {
+    match rustix::mount::unmount(newroot, UnmountFlags::NOFOLLOW) {
+        Ok(()) => {}
+        // Somebody is in it. Then it stays below: out of sight, and read-only when the machine ends.
+        Err(rustix::io::Errno::BUSY) => {
+            tracing::info!("{} is busy: the root is mounted over it", newroot.display());
+        }
+        Err(err) => {
+            let doing = format!("cannot unmount {}", newroot.display());
+            return Err(Failed::io(doing, io::Error::from(err)));
+        }
+    }
+    move_mount(&workspace.root(), newroot)
+}

@@ -1,0 +1,210 @@
+//! What in the root is not the image's? `/etc`, `/var`, state overlays and single paths, each put in its place.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, XattrFlags};
+use rustix::mount::MountFlags;
+
+use super::choose::{self, open_as};
+use super::config::{Etc, Modes, Var};
+use super::layers::{self, OVERLAYS};
+use super::workspace::{bind, mount};
+use super::{Failed, Site};
+use crate::fs::Tree;
+use crate::state::{self, seed};
+use crate::trust::Anchor;
+
+/// Where single paths are on the data partition.
+const BINDS: &str = "state/bind";
+/// The overlay of `/etc`. No directory's own overlay is called so.
+const ETC_OVERLAY: &str = "@etc";
+/// The xattr on `/var` that tells which image it was last used with.
+const IMAGE_XATTR: &str = "trusted.ashlar.image";
+/// By which systemd sees that a directory is older than `/usr` (`systemd-update-done.service(8)`). A rollback is older than
+/// what it replaces, so the stamp is taken away whenever the image is another one.
+const STAMP: &str = ".updated";
+
+/// Puts everything in its place. What does not work is done without, and noted.
+pub(super) fn fill(
+    tree: &Tree,
+    modes: &Modes,
+    root: &Path,
+    site: &Site<'_>,
+    may_write: bool,
+    degraded: &mut Vec<String>,
+) {
+    let mut note = |what: &str, result: Result<(), Failed>| {
+        if let Err(failed) = result {
+            degraded.push(format!("{what}: {failed}"));
+        }
+    };
+    note("/etc", etc(tree, modes.etc, root, site, may_write));
+    note("/var", var(tree, modes.var, root, site, may_write));
+    for path in &modes.state_overlay {
+        note(path, needs_writing(may_write).and_then(|()| state_overlay(tree, path, root, site)));
+    }
+    for path in &modes.bind {
+        note(path, needs_writing(may_write).and_then(|()| bind_path(tree, path, root, site)));
+    }
+}
+
+fn needs_writing(may_write: bool) -> Result<(), Failed> {
+    if may_write { Ok(()) } else { Err(Failed::new("the data partition cannot be written to")) }
+}
+
+/// Makes `/etc` what it shall be. Where that fails, changes are possible all the same, and gone at the next boot.
+fn etc(tree: &Tree, mode: Etc, root: &Path, site: &Site<'_>, may_write: bool) -> Result<(), Failed> {
+    let at = root.join("etc");
+    let transient = || {
+        let kept = layers::transient(ETC_OVERLAY, None, site)?;
+        layers::lay(std::slice::from_ref(&at), Some(&kept), &at)
+    };
+    let kept = || -> Result<(), Failed> {
+        needs_writing(may_write)?;
+        if mode == Etc::Merge {
+            let directory = merged_etc(tree, site)?;
+            return bind(&directory, &at);
+        }
+        let below = Path::new(OVERLAYS).join(ETC_OVERLAY);
+        drop(state::make_directories(&site.data.path, &below)?);
+        layers::lay(std::slice::from_ref(&at), Some(&site.data.join(below)), &at)
+    };
+    match mode {
+        Etc::Ro => Ok(()),
+        Etc::Transient => transient(),
+        Etc::Merge | Etc::Overlay => kept().or_else(|failed| {
+            transient()?;
+            Err(Failed::new(format_args!("{failed}; changes are gone at the next boot")))
+        }),
+    }
+}
+
+/// The directory with the image's `/etc` and the changes that were made to the one before.
+fn merged_etc(tree: &Tree, site: &Site<'_>) -> Result<PathBuf, Failed> {
+    let below = Path::new(super::data::STATE);
+    drop(state::make_directories(&site.data.path, below)?);
+    let mut open_old = |digest| {
+        let path = choose::find(&site.data.path, digest);
+        path.map(|path| open_as(&path, Anchor::RootDigest(digest))).transpose()
+    };
+    let prepared = state::etc::prepare(&site.data.join(below), tree, &mut open_old)?;
+    for warning in prepared.report.warnings() {
+        tracing::warn!("/etc: {warning}");
+    }
+    Ok(prepared.directory)
+}
+
+/// Makes `/var` what it shall be. Where that fails it is in memory: most programs start without their past, few without `/var`.
+fn var(tree: &Tree, mode: Var, root: &Path, site: &Site<'_>, may_write: bool) -> Result<(), Failed> {
+    let at = root.join("var");
+    let transient = || -> Result<(), Failed> {
+        mount("tmpfs", &at, "tmpfs", MountFlags::empty(), "mode=755")?;
+        seed::fill(tree, b"var", &at)?;
+        Ok(())
+    };
+    let kept = || -> Result<(), Failed> {
+        needs_writing(may_write)?;
+        seed::seed(tree, b"var", &site.data.path, Path::new("var"))?;
+        let directory = site.data.join("var");
+        renew_stamp(&directory, tree);
+        bind(&directory, &at)
+    };
+    match mode {
+        Var::Ro => Ok(()),
+        Var::Transient => transient(),
+        Var::Bind => kept().or_else(|failed| {
+            transient()?;
+            Err(Failed::new(format_args!("{failed}; it is in memory, and gone at the next boot")))
+        }),
+    }
+}
+
+/// Takes systemd's stamp away when the image is another one than the last time.
+fn renew_stamp(var: &Path, tree: &Tree) {
+    let digest = tree.root_digest().to_string();
+    let renew = || -> io::Result<()> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let var = rustix::fs::open(var, flags, Mode::empty())?;
+        let mut last = [0; 64];
+        let len = rustix::fs::fgetxattr(&var, IMAGE_XATTR, &mut last[..]).unwrap_or_default();
+        if last.get(..len) == Some(digest.as_bytes()) {
+            return Ok(());
+        }
+        match rustix::fs::unlinkat(&var, STAMP, rustix::fs::AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(err) => return Err(err.into()),
+        }
+        Ok(rustix::fs::fsetxattr(&var, IMAGE_XATTR, digest.as_bytes(), XattrFlags::empty())?)
+    };
+    if let Err(err) = renew() {
+        tracing::warn!("/var: cannot note the image: {err}");
+    }
+}
+
+/// Lays a directory of the data partition over one of the root. When the image is another one than the last time, the
+/// overlay first loses what the image has itself: the image wins, and what was added stays.
+fn state_overlay(tree: &Tree, path: &str, root: &Path, site: &Site<'_>) -> Result<(), Failed> {
+    let below = Path::new(OVERLAYS).join(name_of(path));
+    drop(state::make_directories(&site.data.path, &below.join("upper"))?);
+    let kept = site.data.join(&below);
+    let at = in_root(root, path)?;
+    let report = state::prune::prune(&kept.join("upper"), tree, path.as_bytes())?;
+    if !report.removed.is_empty() {
+        tracing::info!("{path}: the new image replaces {}", report.removed.join(", "));
+    }
+    layers::lay(std::slice::from_ref(&at), Some(&kept), &at)
+}
+
+/// Puts a file or directory of the data partition in the place of the image's, from which it was copied the first time.
+fn bind_path(tree: &Tree, path: &str, root: &Path, site: &Site<'_>) -> Result<(), Failed> {
+    let at = in_root(root, path)?;
+    let below = Path::new(BINDS).join(path.trim_start_matches('/'));
+    seed::seed(tree, path.as_bytes(), &site.data.path, &below)?;
+    bind(&site.data.join(below), &at)
+}
+
+/// A path in the new root, which must be there, and where no symlink leads elsewhere: out of the root it would lead into the
+/// initramfs.
+fn in_root(root: &Path, path: &str) -> Result<PathBuf, Failed> {
+    let mut at = root.to_owned();
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        at.push(name);
+        let metadata = fs::symlink_metadata(&at)
+            .map_err(|err| Failed::io(format_args!("the image's {path}"), err))?;
+        if metadata.is_symlink() {
+            return Err(Failed::new(format_args!("the image's {path} is or leads through a symlink"))
+                .hint("name the place where it leads"));
+        }
+    }
+    Ok(at)
+}
+
+/// The name of a directory's overlay: its path, slashes as hyphens, and whatever is not plain as `_` and two digits.
+fn name_of(path: &str) -> String {
+    use std::fmt::Write;
+    let mut name = String::new();
+    for byte in path.trim_matches('/').bytes() {
+        match byte {
+            b'/' => name.push('-'),
+            byte if byte.is_ascii_alphanumeric() || byte == b'.' => name.push(char::from(byte)),
+            // cannot fail: a String takes everything
+            byte => write!(name, "_{byte:02x}").unwrap_or_default(),
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_directory_has_a_name_of_its_own() {
+        assert_eq!(name_of("/opt"), "opt");
+        assert_eq!(name_of("/usr/local/"), "usr-local");
+        assert_eq!(name_of("/a-b_c@d"), "a_2db_5fc_40d");
+        assert_ne!(name_of("/usr-local"), name_of("/usr/local"));
+    }
+}

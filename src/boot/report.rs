@@ -1,0 +1,77 @@
+//! What became of it? Told to the running system in `/run/ashlar/boot.json`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::choose::Voucher;
+use super::config::Modes;
+
+/// Where the report is.
+pub const REPORT: &str = "/run/ashlar/boot.json";
+/// The link by which systemd finds the block device below a root that has none (`systemd-volatile-root.service(8)`).
+const VOLATILE_ROOT: &str = "/run/systemd/volatile-root";
+
+/// An image that was not booted.
+#[derive(Debug, Clone, Serialize)]
+pub struct Refused {
+    /// Its path on the data partition.
+    pub image: String,
+    /// Why.
+    pub why: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// What was booted.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The image.
+    pub image: PathBuf,
+    /// Its root digest.
+    pub root_digest: String,
+    /// Its version.
+    pub image_version: u64,
+    /// Who vouches for it.
+    pub authenticated_by: Voucher,
+    /// Where the data partition is.
+    pub data: PathBuf,
+    /// Its device.
+    pub device: PathBuf,
+    /// The same, as major and minor number.
+    pub device_number: String,
+    /// Where the image's own tree is, if something lies over the root.
+    pub lower: Option<PathBuf>,
+    /// Where everything that changes goes.
+    #[serde(flatten)]
+    pub modes: Modes,
+    /// What did not work and was done without.
+    pub degraded: Vec<String>,
+    /// Images that were tried before this one.
+    pub refused: Vec<Refused>,
+}
+
+impl Report {
+    /// Writes it down, and the link for systemd. A machine that cannot is not stopped by it.
+    pub(super) fn write(&self) {
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(Path::new(REPORT).parent().unwrap_or(Path::new("/run")))?;
+            fs::write(REPORT, text + "\n")?;
+            fs::create_dir_all(Path::new(VOLATILE_ROOT).parent().unwrap_or(Path::new("/run")))?;
+            match fs::remove_file(VOLATILE_ROOT) {
+                Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(err),
+                _ => {}
+            }
+            // A file system without a device of its own (btrfs, NFS) has major number 0, which systemd would not find.
+            if !self.device_number.starts_with("0:") {
+                std::os::unix::fs::symlink(format!("/dev/block/{}", self.device_number), VOLATILE_ROOT)?;
+            }
+            Ok(())
+        };
+        if let Err(err) = write() {
+            tracing::warn!("cannot tell the system what was booted: {err}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Who serves the root? A process of its own, which ends only with the machine.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::thread;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountFlags;
+
+use super::choose::open_as;
+use super::{Failed, hygiene, needs};
+use crate::format::digest::Digest;
+use crate::format::index::InodeIndex;
+use crate::fuse::mount::Settings;
+use crate::fuse::mountinfo;
+use crate::fuse::session::{self, Work};
+use crate::trust::Anchor;
+
+/// Most threads that answer the kernel, as for `ashlar mount`; and never fewer than two: while one reads for the kernel, what
+/// it needs for that may be asked of the other.
+const WORKERS: std::ops::RangeInclusive<usize> = 2..=4;
+/// How far the kernel reads ahead, in KiB, as for `ashlar mount`.
+const READAHEAD_KB: u32 = 256;
+/// What is said when the mount answers.
+pub(super) const READY: &str = "ready";
+
+/// What a server is told when it is started.
+#[derive(Debug, Clone)]
+pub struct ServerArgs {
+    /// The image.
+    pub image: PathBuf,
+    /// The root digest that somebody vouched for.
+    pub root_digest: Digest,
+    /// Who did, for the report.
+    pub voucher: String,
+    /// Where to mount.
+    pub mountpoint: PathBuf,
+    /// What the mount table shall show as the source.
+    pub source: PathBuf,
+    /// The directory that becomes this process's root.
+    pub empty: PathBuf,
+    /// The first program, if a system shall start from here: it must be whole before anybody depends on it.
+    pub init: Option<String>,
+    /// Traps that are left open.
+    pub without: Vec<String>,
+}
+
+/// Serves until the mount is gone, which on a running machine it never is.
+///
+/// It says [`READY`] on standard output, or why not, in two lines: the error and what to do about it.
+pub fn run(args: &ServerArgs) -> Result<(), Failed> {
+    // Started through /proc/self/exe, it would be called `exe`.
+    rustix::thread::set_name(c"ashlar").unwrap_or_default();
+    hygiene::first()?;
+    super::kmsg::start(tracing::level_filters::LevelFilter::INFO, false);
+    #[cfg(feature = "without-cures")]
+    crate::fuse::BRIEFLY.store(is_open(&args.without, "ttl"), std::sync::atomic::Ordering::Relaxed);
+    let tree = open_as(&args.image, Anchor::RootDigest(args.root_digest))?;
+    if let Some(init) = &args.init {
+        let read = needs::read(&tree, init).map_err(Failed::new)?;
+        tracing::info!("{} files ({} bytes) that are needed to boot are whole", read.files, read.bytes);
+    }
+    let root = tree.attr(InodeIndex::ROOT)?;
+    let path_only = OFlags::PATH | OFlags::CLOEXEC;
+    let beside = rustix::fs::open(&args.image, path_only, Mode::empty())
+        .map_err(|err| Failed::io(format_args!("cannot open {}", args.image.display()), err.into()))?;
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let block_kb = tree.superblock().block_size() / 1024;
+    let settings = Settings {
+        source: args.source.clone(),
+        mountpoint: args.mountpoint.clone(),
+        root_permissions: root.permissions,
+        flags: MountFlags::empty(),
+        allow_other: true,
+    };
+    let work = Work {
+        workers: processors.clamp(*WORKERS.start(), *WORKERS.end()),
+        readahead_kb: Some(READAHEAD_KB.max(block_kb)),
+        digest_xattr: false,
+        image: Some(beside),
+        anchor: match args.voucher.as_str() {
+            "root-digest" => "root-digest",
+            "key" => "key",
+            _ => "none",
+        },
+    };
+    let null = File::options().read(true).write(true).open("/dev/null")
+        .map_err(|err| Failed::io("cannot open /dev/null", err))?;
+    let mounted = session::start(tree, settings, work)?;
+    let device = mountinfo::place(&args.mountpoint)
+        .map_err(|err| Failed::io("cannot look at the mount", err))?
+        .device;
+    for fault in hygiene::faults(device) {
+        tracing::warn!("the server is not as it must be: {fault}");
+    }
+    let is_shut_in = !is_open(&args.without, "chroot");
+    hygiene::last(Some(args.empty.as_path()).filter(|_| is_shut_in))?;
+    say_ready(&null).map_err(|err| Failed::io("cannot say that the mount is ready", err))?;
+    let ended = mounted.wait();
+    match &ended {
+        Ok(()) => tracing::info!("{} is unmounted", args.mountpoint.display()),
+        Err(err) => tracing::error!("{}: {err}", args.mountpoint.display()),
+    }
+    Ok(ended?)
+}
+
+/// Whether a trap is left open, which is for the tests of its cure and never built otherwise.
+pub(super) fn is_open(without: &[String], trap: &str) -> bool {
+    cfg!(feature = "without-cures") && without.iter().any(|it| it == trap)
+}
+
+/// Tells the one who started us; from then on nobody listens here.
+fn say_ready(null: &File) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    writeln!(stdout, "{READY}")?;
+    stdout.flush()?;
+    rustix::stdio::dup2_stdin(null)?;
+    rustix::stdio::dup2_stdout(null)?;
+    rustix::stdio::dup2_stderr(null)?;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! How is a server started, and when is it known to serve?
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use super::Failed;
+use super::server::{READY, ServerArgs};
+
+/// How long a server may take until its mount answers. It reads a few MiB; a disk that needs longer than this is dying, and
+/// another image, on another part of it, may still be read.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// The name that a server bears. systemd spares processes of the superuser whose name starts with `@` when it ends all
+/// others (`docs/ROOT_STORAGE_DAEMONS.md`).
+const NAME: &str = "@ashlar";
+
+/// Starts a server; returns when its mount answers. Nothing is mounted when it fails.
+pub fn start(args: &ServerArgs) -> Result<(), Failed> {
+    let mut server = Command::new("/proc/self/exe")
+        .arg0(NAME)
+        .args(words(args))
+        .current_dir("/")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|err| Failed::io("cannot start the server", err))?;
+    let stdout = server.stdout.take();
+    let (tell, heard) = mpsc::channel();
+    let listener = thread::Builder::new().name("listen".to_owned()).spawn(move || {
+        let lines: Vec<String> =
+            stdout.into_iter().flat_map(|out| BufReader::new(out).lines().map_while(Result::ok)).collect();
+        // Nobody waits for it any more when it took too long.
+        tell.send(lines).unwrap_or_default();
+    });
+    drop(listener.map_err(|err| Failed::io("cannot start a thread", err))?);
+    let Ok(mut lines) = heard.recv_timeout(PATIENCE) else {
+        end(&mut server);
+        return Err(Failed::new(format!("the server did not answer for {} s", PATIENCE.as_secs())));
+    };
+    if lines.first().is_some_and(|line| line == READY) {
+        return Ok(());
+    }
+    end(&mut server);
+    let mut lines = lines.drain(..);
+    let failed = Failed::new(lines.next().unwrap_or_else(|| "the server ended without a word".to_owned()));
+    Err(match lines.next() {
+        Some(hint) => failed.hint(hint),
+        None => failed,
+    })
+}
+
+fn end(server: &mut Child) {
+    // It is gone already, mostly.
+    server.kill().unwrap_or_default();
+    drop(server.wait());
+}
+
+/// The command line of a server: what `ashlar boot serve` takes.
+fn words(args: &ServerArgs) -> Vec<OsString> {
+    let mut words: Vec<OsString> = vec!["boot".into(), "serve".into()];
+    let mut add = |name: &str, value: OsString| {
+        words.push(name.into());
+        words.push(value);
+    };
+    add("--image", args.image.clone().into());
+    add("--root-digest", args.root_digest.to_string().into());
+    add("--voucher", args.voucher.clone().into());
+    add("--mountpoint", args.mountpoint.clone().into());
+    add("--source", args.source.clone().into());
+    add("--empty", args.empty.clone().into());
+    if let Some(init) = &args.init {
+        add("--init", init.into());
+    }
+    for trap in &args.without {
+        add("--without", trap.into());
+    }
+    words
+}

@@ -1,0 +1,99 @@
+//! What if there is no initramfs? Then this is the first program of all: it mounts what an initramfs would have, makes the
+//! root, and becomes the first program of the image.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::MountFlags;
+
+use super::cmdline::BootArgs;
+use super::workspace::{is_mounted, mount, mount_tmpfs};
+use super::{Failed, Setup, handover, needs, setup};
+
+/// Where the new root is mounted before it becomes the root. It lies on the data partition, and is empty.
+const NEWROOT: &str = "/newroot";
+/// The words by which Debian's kernel, which lets them pass, tells the first program how to run.
+const RUNLEVELS: [&str; 5] = ["single", "emergency", "rescue", "1", "s"];
+/// `MODULE_INIT_COMPRESSED_FILE` of finit_module(2): the kernel expands it (Linux 5.17).
+const COMPRESSED: i32 = 4;
+
+/// Becomes the first program of an image. Returns only when it failed.
+pub fn run(args: &[OsString]) -> Failed {
+    let prepare = || -> Result<(), Failed> {
+        kernel_mounts()?;
+        load_module("fuse", "/dev/fuse");
+        load_module("overlay", "/sys/module/overlay");
+        let setup_args = Setup { newroot: PathBuf::from(NEWROOT), init: needs::INIT.to_owned() };
+        rustix::mount::mount_bind("/", NEWROOT)
+            .map_err(|err| Failed::io(format_args!("cannot bind / to {NEWROOT}"), err.into()))?;
+        match setup(&setup_args)? {
+            Some(_) => Ok(()),
+            None => Err(Failed::new("`ashlar` is the first program, but the kernel command line names no image")
+                .hint("add ashlar=NAME, or take init= away")),
+        }
+    };
+    match prepare() {
+        Ok(()) => handover::pivot_root(Path::new(NEWROOT), needs::INIT, &words_for_init(args)),
+        Err(failed) => failed,
+    }
+}
+
+/// Whether a shell may be given when nothing can be booted.
+pub fn may_give_shell() -> bool {
+    let text = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    BootArgs::parse(&text).ok().flatten().is_some_and(|args| !args.panic)
+}
+
+/// The words that are meant for the first program, which the kernel gave to us.
+fn words_for_init(args: &[OsString]) -> Vec<OsString> {
+    let is_for_init = |word: &&OsString| {
+        word.to_str().is_some_and(|word| word.starts_with('-') || RUNLEVELS.contains(&word))
+    };
+    args.iter().filter(is_for_init).cloned().collect()
+}
+
+/// What the kernel has to say, mounted where everybody looks for it. Debian's kernels do not even mount `/dev`.
+fn kernel_mounts() -> Result<(), Failed> {
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+    for path in ["/proc", "/sys", "/dev", "/run", NEWROOT] {
+        if !Path::new(path).is_dir() {
+            return Err(Failed::new(format!("the data partition has no directory {path}"))
+                .hint("`ashlar boot install --trampoline --root DIR` makes what is needed"));
+        }
+    }
+    let mounts = [
+        ("proc", "/proc", flags, ""),
+        ("sysfs", "/sys", flags, ""),
+        ("devtmpfs", "/dev", MountFlags::NOSUID, "mode=755"),
+    ];
+    for (kind, path, flags, options) in mounts {
+        if !is_mounted(path) {
+            mount(kind, Path::new(path), kind, flags, options)?;
+        }
+    }
+    if !is_mounted("/run") {
+        mount_tmpfs("/run", "mode=755,size=20%")?;
+    }
+    Ok(())
+}
+
+/// Loads a module from the data partition unless the kernel has it. What is missing is told later, by what needs it.
+fn load_module(name: &str, sign: &str) {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if Path::new(sign).exists() && known.lines().any(|line| line.trim_start_matches("nodev").trim() == name) {
+        return;
+    }
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let directory = format!("/lib/modules/{release}/kernel/fs/{}", if name == "overlay" { "overlayfs" } else { name });
+    for suffix in ["ko", "ko.xz", "ko.zst", "ko.gz"] {
+        let path = format!("{directory}/{name}.{suffix}");
+        let Ok(file) = File::open(&path) else { continue };
+        let flags = if suffix == "ko" { 0 } else { COMPRESSED };
+        match rustix::system::finit_module(&file, c"", flags) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => return,
+            Err(err) => tracing::warn!("cannot load {path}: {}", io::Error::from(err)),
+        }
+    }
+}
