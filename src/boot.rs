@@ -6,6 +6,7 @@
 pub mod choose;
 pub mod cmdline;
 pub mod config;
+pub mod control;
 pub mod data;
 mod extension;
 pub mod handover;
@@ -103,7 +104,11 @@ pub fn setup(setup: &Setup) -> Result<Option<Report>, Failed> {
     let text = fs::read_to_string("/proc/cmdline")
         .map_err(|err| Failed::io("cannot read /proc/cmdline", err).hint("mount proc first"))?;
     let Some(args) = BootArgs::parse(&text).map_err(Failed::new)? else { return Ok(None) };
-    let level = if args.debug { tracing::level_filters::LevelFilter::DEBUG } else { tracing::level_filters::LevelFilter::INFO };
+    let level = if args.debug {
+        tracing::level_filters::LevelFilter::DEBUG
+    } else {
+        tracing::level_filters::LevelFilter::INFO
+    };
     kmsg::start(level, true);
     for odd in &args.odd {
         tracing::warn!("kernel command line: {odd}");
@@ -191,7 +196,8 @@ fn reset_if_asked(args: &BootArgs, data: &Data) -> Result<(), Failed> {
 ///
 /// The data partition's word is nobody's word: whoever needs to be sure seals the rest and says `ashlar.config=no`.
 fn config(args: &BootArgs, data: &Data, chosen: &Chosen) -> Config {
-    let mut config = chosen.config().overruled_by(data::read_config(Path::new(data::CONFIG_IN_ROOT)));
+    let mut config =
+        chosen.config().overruled_by(data::read_config(Path::new(data::CONFIG_IN_ROOT)));
     if args.use_file {
         config = config.overruled_by(data.config());
     }

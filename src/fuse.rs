@@ -137,7 +137,7 @@ impl Server {
     fn fail(&self, upcall: Upcall, ino: INodeNo, err: &Error) -> Errno {
         if errno::is_failure(err) {
             self.counters.count_failure();
-            self.failures.tell(upcall, ino, err);
+            self.failures.tell(upcall, ino, err, &self.tree);
         }
         errno::from_error(err)
     }

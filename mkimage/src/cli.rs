@@ -14,11 +14,13 @@ use std::process::ExitCode;
 
 use ashlarfs::format::superblock::LABEL_LEN;
 use ashlarfs::format::{BLOCK_BITS_MAX, BLOCK_BITS_MIN};
+use ashlarfs::lint::{Finding, Severity};
 use clap::Parser;
 
 use crate::Failure;
 use crate::build::{Options, Progress, Summary, build};
 use crate::filter::{Filter, clean};
+use crate::lint;
 use crate::overrides::Overrides;
 use crate::report::{self, Report};
 use crate::scan::{ScanOptions, scan};
@@ -44,6 +46,8 @@ Examples:
   tar --format=posix --xattrs --acls -C rootfs -cf - . | mkimage --tar - root.img
       Pack a tar stream, without unpacking it and without being root.
   podman export CONTAINER | mkimage --tar - root.img
+  mkimage --root-image rootfs/ root.img
+      Refuse what would not boot, and warn of what would surprise: see `ashlar lint`.
 
 The same tree and options give the same image, bit for bit, on any machine and with any number of workers.
 Set SOURCE_DATE_EPOCH to record a build time, and to hold back times of files that are later than it.";
@@ -124,6 +128,13 @@ struct Cli {
     /// environment variable `ASHLAR_KEY_PASSWORD`
     #[arg(long, value_name = "FILE", help_heading = "Image")]
     sign_key: Vec<PathBuf>,
+
+    /// Refuse a tree that would not boot, and warn of what would surprise: `ashlar lint` before anything takes long
+    #[arg(long, help_heading = "Root")]
+    root_image: bool,
+    /// Leave out a lint of --root-image by its name; may be given several times
+    #[arg(long, value_name = "LINT", requires = "root_image", value_parser = lint::lint_name, help_heading = "Root")]
+    allow: Vec<&'static str>,
 
     /// Compress on so many processors [default: all of them]
     #[arg(short = 'j', long, visible_alias = "processors", value_name = "N")]
@@ -240,15 +251,26 @@ fn run(cli: &Cli) -> Result<Summary, Failure> {
     let report = Report::new(cli.quiet);
     let summary = make(cli, &filter, &overrides, &options, &report);
     report.end();
-    let summary = summary?;
+    let (summary, findings) = summary?;
     if cli.json {
-        let json = serde_json::to_string(&summary)
+        let findings = cli.root_image.then(|| findings.iter().map(lint::json).collect());
+        let json = serde_json::to_string(&Told { summary: &summary, findings })
             .map_err(|err| Failure::new(format!("cannot write the summary: {err}")))?;
         eprintln!("{json}");
     } else if !cli.quiet {
         eprint!("{}", report::summary(&summary, &cli.image, 1 << options.block_bits));
     }
     Ok(summary)
+}
+
+/// What --json writes.
+#[derive(serde::Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    /// With --root-image only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    findings: Option<Vec<serde_json::Value>>,
 }
 
 /// From source to image.
@@ -258,7 +280,7 @@ fn make(
     overrides: &Overrides,
     options: &Options,
     report: &Report,
-) -> Result<Summary, Failure> {
+) -> Result<(Summary, Vec<Finding>), Failure> {
     report.phase("reading the tree");
     let (mut tree, contents): (SourceTree, Box<dyn Contents>) = if cli.tar {
         let tmpdir = tmpdir(cli);
@@ -280,7 +302,23 @@ fn make(
         report.warn(&format!("--exclude-path {}: there is nothing", crate::text::shown(path)));
     }
     overrides.apply(&mut tree);
-    build(tree, &*contents, &cli.image, options, report)
+    let mut findings = Vec::new();
+    if cli.root_image {
+        report.phase("looking the tree over");
+        findings = lint::lint(&mut tree, &*contents, &cli.allow)?;
+        let refusal = lint::refusal(&findings);
+        for finding in findings.iter().filter(|finding| finding.severity > Severity::Info) {
+            // What --json tells at the end is not told twice; but what stops here has no end.
+            if !cli.json || refusal.is_some() {
+                report.line(&lint::line(finding));
+            }
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+    }
+    let summary = build(tree, &*contents, &cli.image, options, report)?;
+    Ok((summary, findings))
 }
 
 /// Holds that IMAGE can be replaced by a rename, which is how it is written, and that nothing dear is lost by it.

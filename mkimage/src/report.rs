@@ -32,6 +32,12 @@ impl Report {
         self.bar.finish_and_clear();
     }
 
+    /// A line for the person who builds, whatever the bar does.
+    #[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
+    pub(crate) fn line(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("mkimage: {text}"));
+    }
+
     fn style(&self, template: &str) {
         let style = ProgressStyle::with_template(template)
             .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -52,9 +58,8 @@ impl Progress for Report {
         self.bar.inc(bytes);
     }
 
-    #[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
     fn warn(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("mkimage: warning: {text}"));
+        self.line(&format!("warning: {text}"));
     }
 
     fn phase(&self, name: &'static str) {

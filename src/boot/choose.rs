@@ -116,7 +116,9 @@ pub fn candidates(data: &Path, args: &BootArgs) -> Result<Vec<Candidate>, Failed
         Wanted::Digest(digest) => {
             let path = with_digest(&all, *digest);
             if path.is_none() {
-                tracing::error!("there is no image with root digest {digest} on the data partition");
+                tracing::error!(
+                    "there is no image with root digest {digest} on the data partition"
+                );
             }
             path.map(|path| Candidate { path, pinned: Some(*digest) })
         }
@@ -170,7 +172,9 @@ fn all(data: &Path) -> Result<Vec<PathBuf>, Failed> {
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(found),
-        Err(err) => return Err(Failed::io(format_args!("cannot list {}", directory.display()), err)),
+        Err(err) => {
+            return Err(Failed::io(format_args!("cannot list {}", directory.display()), err));
+        }
     };
     for entry in entries.flatten().take(IMAGES_MAX) {
         let path = entry.path();
@@ -206,7 +210,12 @@ pub fn named(data: &Path, name: &str) -> Option<PathBuf> {
     let is_inside = name.split('/').all(|part| part != "..");
     let images = data.join(IMAGES);
     let relative = name.trim_start_matches('/');
-    let paths = [images.join(relative), images.join(format!("{relative}.img")), images.join(format!("{relative}.ashlar")), data.join(relative)];
+    let paths = [
+        images.join(relative),
+        images.join(format!("{relative}.img")),
+        images.join(format!("{relative}.ashlar")),
+        data.join(relative),
+    ];
     paths.into_iter().find(|path| is_inside && path.is_file())
 }
 
@@ -240,7 +249,10 @@ pub fn open(candidate: &Candidate, args: &BootArgs, keys: &Keys) -> Result<Chose
     }
     match open_as(&path, Anchor::Unauthenticated) {
         Ok(tree) => {
-            tracing::warn!("*** {} IS NOT AUTHENTICATED: {refused}; `ashlar=?` lets it boot", path.display());
+            tracing::warn!(
+                "*** {} IS NOT AUTHENTICATED: {refused}; `ashlar=?` lets it boot",
+                path.display()
+            );
             Ok(Chosen { path, tree, voucher: Voucher::Nobody })
         }
         Err(err) => {

@@ -156,7 +156,8 @@ fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
 impl Config {
     /// Reads a configuration file.
     pub fn from_toml(text: &str) -> Result<Config, String> {
-        let config: Config = toml::from_str(text).map_err(|err| err.to_string().trim().to_owned())?;
+        let config: Config =
+            toml::from_str(text).map_err(|err| err.to_string().trim().to_owned())?;
         let lists = [&config.state_overlay, &config.bind];
         if let Some(wrong) = lists.into_iter().flatten().flatten().find(|path| !is_place(path)) {
             return Err(format!("`{wrong}` is not an absolute path without `..`"));
@@ -324,7 +325,9 @@ mod tests {
 
     #[test]
     fn words_come_back_as_they_went_in() {
-        for word in ["no", "tmpfs", "tmpfs:size=5m", "persistent", "persistent-clear", "persistent-move"] {
+        for word in
+            ["no", "tmpfs", "tmpfs:size=5m", "persistent", "persistent-clear", "persistent-move"]
+        {
             assert_eq!(word.parse::<Overlay>().unwrap().to_string(), word);
         }
         for word in ["ro", "merge", "transient", "overlay"] {

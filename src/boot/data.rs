@@ -51,6 +51,15 @@ impl Data {
         Ok(Data { path, source, device })
     }
 
+    /// The one of a running system, which is mounted at `path`.
+    pub fn running(path: PathBuf) -> Result<Data, Failed> {
+        let mount = mounts::at(&path).ok_or_else(|| {
+            Failed::new(format!("the data partition is not mounted at {}", path.display()))
+        })?;
+        let device = (mount.device.0, mount.device.1);
+        Ok(Data { path, source: mount.source, device })
+    }
+
     /// A path on it.
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         self.path.join(path)
@@ -89,8 +98,9 @@ impl Data {
 pub fn read_config(path: &Path) -> Config {
     use std::io::Read;
     let mut text = String::new();
-    let read = fs::File::open(path)
-        .and_then(|file| file.take(crate::format::field::u64_from_usize(FILE_LEN_MAX)).read_to_string(&mut text));
+    let read = fs::File::open(path).and_then(|file| {
+        file.take(crate::format::field::u64_from_usize(FILE_LEN_MAX)).read_to_string(&mut text)
+    });
     match read {
         Ok(_) => Config::from_toml(&text).unwrap_or_else(|why| {
             tracing::error!("{} is ignored: {why}", path.display());

@@ -94,7 +94,8 @@ fn judge(own: &str, system: &str) -> Result<(), String> {
     }
     let field = if value(own, "SYSEXT_LEVEL").is_some() { "SYSEXT_LEVEL" } else { "VERSION_ID" };
     for name in ["ID", field] {
-        let (wanted, found) = (value(own, name).unwrap_or_default(), value(system, name).unwrap_or_default());
+        let (wanted, found) =
+            (value(own, name).unwrap_or_default(), value(system, name).unwrap_or_default());
         // A rolling system has no version, and an extension for it names none.
         if wanted != found {
             return Err(format!("it is made for {name}={wanted}, and this is {name}={found}"));
@@ -114,7 +115,9 @@ fn release(tree: &Tree) -> Result<Option<String>, Failed> {
     for nth in 0..directory.len() {
         let entry = directory.entry(nth)?;
         if entry.name.starts_with(prefix.as_bytes()) {
-            let path = [RELEASE.rsplit_once('/').unwrap_or_default().0.as_bytes(), b"/", &entry.name].concat();
+            let path =
+                [RELEASE.rsplit_once('/').unwrap_or_default().0.as_bytes(), b"/", &entry.name]
+                    .concat();
             return Ok(read(tree, &String::from_utf8_lossy(&path))?);
         }
     }
@@ -135,7 +138,8 @@ fn read(tree: &Tree, path: &str) -> Result<Option<String>, Error> {
 
 /// The value of a variable in a file like os-release(5), without its quotes.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let line = text.lines().rev().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='))?;
+    let line =
+        text.lines().rev().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='))?;
     Some(line.trim_matches(['"', '\'']))
 }
 
@@ -148,10 +152,19 @@ mod tests {
         let debian = "NAME=\"Debian\"\nID=debian\nVERSION_ID=\"12\"\n";
         assert_eq!(judge("ID=debian\nVERSION_ID=12", debian), Ok(()));
         assert_eq!(judge("ID=_any", debian), Ok(()));
-        for other in ["ID=debian\nVERSION_ID=13", "ID=fedora\nVERSION_ID=12", "", "ID=debian", "ID=debian\nSYSEXT_LEVEL=1"] {
+        for other in [
+            "ID=debian\nVERSION_ID=13",
+            "ID=fedora\nVERSION_ID=12",
+            "",
+            "ID=debian",
+            "ID=debian\nSYSEXT_LEVEL=1",
+        ] {
             assert!(judge(other, debian).is_err(), "{other}");
         }
         assert_eq!(judge("ID=arch", "ID=arch\n"), Ok(()));
-        assert_eq!(judge("ID=x\nSYSEXT_LEVEL=2\nVERSION_ID=1", "ID=x\nSYSEXT_LEVEL=2\nVERSION_ID=7"), Ok(()));
+        assert_eq!(
+            judge("ID=x\nSYSEXT_LEVEL=2\nVERSION_ID=1", "ID=x\nSYSEXT_LEVEL=2\nVERSION_ID=7"),
+            Ok(())
+        );
     }
 }

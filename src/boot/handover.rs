@@ -76,7 +76,8 @@ fn exec(init: &str, args: &[OsString]) -> Failed {
 fn empty_initramfs(root: &rustix::fd::OwnedFd) {
     const RAMFS: i64 = 0x8584_58f6;
     const TMPFS: i64 = 0x0102_1994;
-    let is_memory = rustix::fs::fstatfs(root).is_ok_and(|fs| [RAMFS, TMPFS].contains(&i64::from(fs.f_type)));
+    let is_memory =
+        rustix::fs::fstatfs(root).is_ok_and(|fs| [RAMFS, TMPFS].contains(&i64::from(fs.f_type)));
     if !is_memory {
         return;
     }

@@ -36,7 +36,10 @@ pub fn first() -> Result<(), Failed> {
         .map_err(|err| Failed::io("cannot block signals", io::Error::from(err)))?;
     // It fails only for the leader of a process group, who has no terminal then.
     rustix::process::setsid().map(drop).unwrap_or_default();
-    try_to("be spared when memory is short", fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ_MIN));
+    try_to(
+        "be spared when memory is short",
+        fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ_MIN),
+    );
     // A core dump is piped to a program on the root that we serve, which then waits for us. A limit of 1 forbids exactly
     // that (`fs/coredump.c`); not to be dumpable forbids all.
     let core = Rlimit { current: Some(1), maximum: Some(1) };
@@ -101,7 +104,10 @@ pub fn faults(mount: Device) -> Vec<String> {
     let flusher = rustix::process::is_io_flusher().unwrap_or(false);
     expect(flusher, "its allocations may wait for file systems");
     let name = fs::read("/proc/self/cmdline").unwrap_or_default();
-    expect(name.first() == Some(&b'@'), "its name does not start with `@`, so systemd would end it");
+    expect(
+        name.first() == Some(&b'@'),
+        "its name does not start with `@`, so systemd would end it",
+    );
     for path in TIMEOUTS {
         let limit = fs::read_to_string(path).unwrap_or_else(|_| "0".to_owned());
         expect(limit.trim() == "0", "the kernel limits how long a request may take");

@@ -41,13 +41,14 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
     let has_layers = modes.overlay != Overlay::No || modes.has_extensions();
     let root = site.workspace.root();
     serve(chosen, if has_layers { &lower } else { &root }, Some(&site.setup.init), site)?;
-    let may_write = !modes.write_data() || match site.data.make_writable() {
-        Ok(()) => true,
-        Err(failed) => {
-            degraded.push(failed.to_string());
-            false
-        }
-    };
+    let may_write = !modes.write_data()
+        || match site.data.make_writable() {
+            Ok(()) => true,
+            Err(failed) => {
+                degraded.push(failed.to_string());
+                false
+            }
+        };
     if has_layers {
         let mut lowers = extension::serve_all(&modes, chosen, site, &mut degraded)?;
         lowers.base(lower.clone());
@@ -117,7 +118,9 @@ fn over_root(
         _ if may_write => match prepare() {
             Ok(kept) => Some(kept),
             Err(failed) => {
-                degraded.push(format!("the overlay of / is in memory, and gone at the next boot: {failed}"));
+                degraded.push(format!(
+                    "the overlay of / is in memory, and gone at the next boot: {failed}"
+                ));
                 Some(transient(ROOT_OVERLAY, None, site)?)
             }
         },
@@ -130,7 +133,11 @@ fn over_root(
 }
 
 /// Memory for an overlay: a tmpfs of its own, half of the memory unless a size is said.
-pub(super) fn transient(name: &str, size: Option<&str>, site: &Site<'_>) -> Result<PathBuf, Failed> {
+pub(super) fn transient(
+    name: &str,
+    size: Option<&str>,
+    site: &Site<'_>,
+) -> Result<PathBuf, Failed> {
     let place = site.workspace.place("transient", name)?;
     let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
     mount_tmpfs(&place, &format!("mode=755{size}"))?;
@@ -154,8 +161,9 @@ pub(super) fn lay(lowers: &[PathBuf], kept: Option<&Path>, at: &Path) -> Result<
         options = format!("{options},upperdir={},workdir={}", upper.display(), work.display());
         flags = MountFlags::empty();
     }
-    mount("overlay", at, "overlay", flags, &options)
-        .map_err(|failed| failed.hint("the kernel needs overlayfs: is the module in the initramfs?"))
+    mount("overlay", at, "overlay", flags, &options).map_err(|failed| {
+        failed.hint("the kernel needs overlayfs: is the module in the initramfs?")
+    })
 }
 
 fn copy_owner(from: &Path, to: &Path) -> Result<(), Failed> {

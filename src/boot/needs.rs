@@ -17,11 +17,8 @@ use crate::fs::Tree;
 /// The first program of a system.
 pub const INIT: &str = "/sbin/init";
 /// Programs without which a system with systemd cannot go on, or not end; read where they are there.
-const ALSO: [&[u8]; 3] = [
-    b"/usr/lib/systemd/systemd-executor",
-    b"/usr/lib/systemd/systemd-shutdown",
-    b"/bin/sh",
-];
+const ALSO: [&[u8]; 3] =
+    [b"/usr/lib/systemd/systemd-executor", b"/usr/lib/systemd/systemd-shutdown", b"/bin/sh"];
 /// Directories in which the loader looks for libraries in the end (ld.so(8)), and where distributions keep them.
 const LIBRARY_DIRS: [&str; 4] = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 /// Most files that are followed.
@@ -63,7 +60,8 @@ impl std::fmt::Display for Unfit {
 pub fn read(tree: &Tree, init: &str) -> Result<Read, Unfit> {
     let mut seen = BTreeSet::new();
     let mut done = Read::default();
-    let damaged = |path: &[u8], err| Unfit::Damaged(String::from_utf8_lossy(path).into_owned(), err);
+    let damaged =
+        |path: &[u8], err| Unfit::Damaged(String::from_utf8_lossy(path).into_owned(), err);
     let mut ahead: Vec<Vec<u8>> = Vec::new();
     for path in ALSO {
         match tree.resolve_following(path) {
@@ -141,7 +139,8 @@ struct Named {
 fn names(content: &[u8]) -> Named {
     if let Some(line) = content.strip_prefix(b"#!") {
         let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let mut words = line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+        let mut words =
+            line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
         return Named { interpreter: words.next().map(<[u8]>::to_vec), ..Named::default() };
     }
     elf_names(content).unwrap_or_default()
@@ -171,7 +170,12 @@ fn elf_names(content: &[u8]) -> Option<Named> {
 }
 
 /// Where a library is.
-fn find(tree: &Tree, library: &[u8], search: &[Vec<u8>], own_dir: &[u8]) -> Result<Option<Vec<u8>>> {
+fn find(
+    tree: &Tree,
+    library: &[u8],
+    search: &[Vec<u8>],
+    own_dir: &[u8],
+) -> Result<Option<Vec<u8>>> {
     if library.contains(&b'/') {
         return Ok(Some(library.to_vec()));
     }

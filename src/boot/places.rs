@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::mount::MountFlags;
 
 use super::choose::{self, open_as};
-use super::config::{Etc, Modes, Var};
+use super::config::{Etc, Modes, Overlay, Var};
 use super::layers::{self, OVERLAYS};
 use super::workspace::{bind, mount};
 use super::{Failed, Site};
@@ -41,6 +41,7 @@ pub(super) fn fill(
         }
     };
     note("/etc", etc(tree, modes.etc, root, site, may_write));
+    note("/tmp", tmp(modes, root));
     note("/var", var(tree, modes.var, root, site, may_write));
     for path in &modes.state_overlay {
         note(path, needs_writing(may_write).and_then(|()| state_overlay(tree, path, root, site)));
@@ -55,7 +56,13 @@ fn needs_writing(may_write: bool) -> Result<(), Failed> {
 }
 
 /// Makes `/etc` what it shall be. Where that fails, changes are possible all the same, and gone at the next boot.
-fn etc(tree: &Tree, mode: Etc, root: &Path, site: &Site<'_>, may_write: bool) -> Result<(), Failed> {
+fn etc(
+    tree: &Tree,
+    mode: Etc,
+    root: &Path,
+    site: &Site<'_>,
+    may_write: bool,
+) -> Result<(), Failed> {
     let at = root.join("etc");
     let transient = || {
         let kept = layers::transient(ETC_OVERLAY, None, site)?;
@@ -97,7 +104,13 @@ fn merged_etc(tree: &Tree, site: &Site<'_>) -> Result<PathBuf, Failed> {
 }
 
 /// Makes `/var` what it shall be. Where that fails it is in memory: most programs start without their past, few without `/var`.
-fn var(tree: &Tree, mode: Var, root: &Path, site: &Site<'_>, may_write: bool) -> Result<(), Failed> {
+fn var(
+    tree: &Tree,
+    mode: Var,
+    root: &Path,
+    site: &Site<'_>,
+    may_write: bool,
+) -> Result<(), Failed> {
     let at = root.join("var");
     let transient = || -> Result<(), Failed> {
         mount("tmpfs", &at, "tmpfs", MountFlags::empty(), "mode=755")?;
@@ -119,6 +132,16 @@ fn var(tree: &Tree, mode: Var, root: &Path, site: &Site<'_>, may_write: bool) ->
             Err(Failed::new(format_args!("{failed}; it is in memory, and gone at the next boot")))
         }),
     }
+}
+
+/// Makes `/tmp` writable where the root is not: hardly a program runs without it, and not every system mounts one itself.
+fn tmp(modes: &Modes, root: &Path) -> Result<(), Failed> {
+    let at = root.join("tmp");
+    if modes.overlay != Overlay::No || !at.is_dir() {
+        return Ok(());
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("tmpfs", &at, "tmpfs", flags, "mode=1777,size=50%")
 }
 
 /// Takes systemd's stamp away when the image is another one than the last time.
@@ -174,8 +197,10 @@ fn in_root(root: &Path, path: &str) -> Result<PathBuf, Failed> {
         let metadata = fs::symlink_metadata(&at)
             .map_err(|err| Failed::io(format_args!("the image's {path}"), err))?;
         if metadata.is_symlink() {
-            return Err(Failed::new(format_args!("the image's {path} is or leads through a symlink"))
-                .hint("name the place where it leads"));
+            return Err(Failed::new(format_args!(
+                "the image's {path} is or leads through a symlink"
+            ))
+            .hint("name the place where it leads"));
         }
     }
     Ok(at)

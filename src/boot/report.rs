@@ -66,7 +66,10 @@ impl Report {
             }
             // A file system without a device of its own (btrfs, NFS) has major number 0, which systemd would not find.
             if !self.device_number.starts_with("0:") {
-                std::os::unix::fs::symlink(format!("/dev/block/{}", self.device_number), VOLATILE_ROOT)?;
+                std::os::unix::fs::symlink(
+                    format!("/dev/block/{}", self.device_number),
+                    VOLATILE_ROOT,
+                )?;
             }
             Ok(())
         };

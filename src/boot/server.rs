@@ -59,12 +59,17 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     let tree = open_as(&args.image, Anchor::RootDigest(args.root_digest))?;
     if let Some(init) = &args.init {
         let read = needs::read(&tree, init).map_err(Failed::new)?;
-        tracing::info!("{} files ({} bytes) that are needed to boot are whole", read.files, read.bytes);
+        tracing::info!(
+            "{} files ({} bytes) that are needed to boot are whole",
+            read.files,
+            read.bytes
+        );
     }
     let root = tree.attr(InodeIndex::ROOT)?;
     let path_only = OFlags::PATH | OFlags::CLOEXEC;
-    let beside = rustix::fs::open(&args.image, path_only, Mode::empty())
-        .map_err(|err| Failed::io(format_args!("cannot open {}", args.image.display()), err.into()))?;
+    let beside = rustix::fs::open(&args.image, path_only, Mode::empty()).map_err(|err| {
+        Failed::io(format_args!("cannot open {}", args.image.display()), err.into())
+    })?;
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let block_kb = tree.superblock().block_size() / 1024;
     let settings = Settings {
@@ -85,7 +90,10 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
             _ => "none",
         },
     };
-    let null = File::options().read(true).write(true).open("/dev/null")
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
         .map_err(|err| Failed::io("cannot open /dev/null", err))?;
     let mounted = session::start(tree, settings, work)?;
     let device = mountinfo::place(&args.mountpoint)

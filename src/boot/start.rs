@@ -32,8 +32,10 @@ pub fn start(args: &ServerArgs) -> Result<(), Failed> {
     let stdout = server.stdout.take();
     let (tell, heard) = mpsc::channel();
     let listener = thread::Builder::new().name("listen".to_owned()).spawn(move || {
-        let lines: Vec<String> =
-            stdout.into_iter().flat_map(|out| BufReader::new(out).lines().map_while(Result::ok)).collect();
+        let lines: Vec<String> = stdout
+            .into_iter()
+            .flat_map(|out| BufReader::new(out).lines().map_while(Result::ok))
+            .collect();
         // Nobody waits for it any more when it took too long.
         tell.send(lines).unwrap_or_default();
     });
@@ -47,7 +49,8 @@ pub fn start(args: &ServerArgs) -> Result<(), Failed> {
     }
     end(&mut server);
     let mut lines = lines.drain(..);
-    let failed = Failed::new(lines.next().unwrap_or_else(|| "the server ended without a word".to_owned()));
+    let failed =
+        Failed::new(lines.next().unwrap_or_else(|| "the server ended without a word".to_owned()));
     Err(match lines.next() {
         Some(hint) => failed.hint(hint),
         None => failed,

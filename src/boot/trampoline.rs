@@ -30,8 +30,10 @@ pub fn run(args: &[OsString]) -> Failed {
             .map_err(|err| Failed::io(format_args!("cannot bind / to {NEWROOT}"), err.into()))?;
         match setup(&setup_args)? {
             Some(_) => Ok(()),
-            None => Err(Failed::new("`ashlar` is the first program, but the kernel command line names no image")
-                .hint("add ashlar=NAME, or take init= away")),
+            None => Err(Failed::new(
+                "`ashlar` is the first program, but the kernel command line names no image",
+            )
+            .hint("add ashlar=NAME, or take init= away")),
         }
     };
     match prepare() {
@@ -82,11 +84,16 @@ fn kernel_mounts() -> Result<(), Failed> {
 /// Loads a module from the data partition unless the kernel has it. What is missing is told later, by what needs it.
 fn load_module(name: &str, sign: &str) {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if Path::new(sign).exists() && known.lines().any(|line| line.trim_start_matches("nodev").trim() == name) {
+    if Path::new(sign).exists()
+        && known.lines().any(|line| line.trim_start_matches("nodev").trim() == name)
+    {
         return;
     }
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let directory = format!("/lib/modules/{release}/kernel/fs/{}", if name == "overlay" { "overlayfs" } else { name });
+    let directory = format!(
+        "/lib/modules/{release}/kernel/fs/{}",
+        if name == "overlay" { "overlayfs" } else { name }
+    );
     for suffix in ["ko", "ko.xz", "ko.zst", "ko.gz"] {
         let path = format!("{directory}/{name}.{suffix}");
         let Ok(file) = File::open(&path) else { continue };

@@ -100,7 +100,8 @@ fn unmount(path: &Path) {
 /// Makes a directory and those above it.
 pub(super) fn make_dir(path: impl AsRef<Path>) -> Result<(), Failed> {
     let path = path.as_ref();
-    fs::create_dir_all(path).map_err(|err| Failed::io(format_args!("cannot make {}", path.display()), err))
+    fs::create_dir_all(path)
+        .map_err(|err| Failed::io(format_args!("cannot make {}", path.display()), err))
 }
 
 /// Mounts a tmpfs.
@@ -117,9 +118,11 @@ pub(super) fn mount(
     flags: MountFlags,
     options: &str,
 ) -> Result<(), Failed> {
-    let wrap = |err: io::Error| Failed::io(format_args!("cannot mount {kind} on {}", at.display()), err);
+    let wrap =
+        |err: io::Error| Failed::io(format_args!("cannot mount {kind} on {}", at.display()), err);
     let options = std::ffi::CString::new(options).map_err(|err| wrap(err.into()))?;
-    rustix::mount::mount(source.as_ref(), at, kind, flags, &*options).map_err(|err| wrap(err.into()))
+    rustix::mount::mount(source.as_ref(), at, kind, flags, &*options)
+        .map_err(|err| wrap(err.into()))
 }
 
 /// Makes a directory appear at a second place.

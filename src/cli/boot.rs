@@ -1,6 +1,7 @@
 //! `ashlar boot`: an image becomes the root of this machine.
 
 mod install;
+mod status;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -47,6 +48,18 @@ enum BootCommand {
     Install(install::InstallArgs),
     /// Remove what `install` wrote
     Uninstall(install::UninstallArgs),
+    /// Show what this system was booted from
+    Status(status::StatusArgs),
+    /// Switch the overlay of the root on again, from the next boot on
+    Enable,
+    /// Switch the overlay of the root off, from the next boot on
+    Disable,
+    /// Forbid changes to the overlay of the root until the next boot
+    Lock,
+    /// Allow them again
+    Unlock,
+    /// Forget everything but images and configuration at the next boot
+    Reset,
     /// Serve an image until the machine ends
     #[command(hide = true)]
     Serve(ServeArgs),
@@ -93,7 +106,17 @@ pub fn run(args: BootArgs) -> Outcome {
         BootCommand::Install(args) => install::install(&args),
         BootCommand::Uninstall(args) => install::uninstall(&args),
         BootCommand::Serve(args) => Ok(serve(args)),
+        BootCommand::Status(args) => status::run(&args),
+        BootCommand::Enable => done(boot::control::switch_overlay(true)),
+        BootCommand::Disable => done(boot::control::switch_overlay(false)),
+        BootCommand::Lock => done(boot::control::lock(true)),
+        BootCommand::Unlock => done(boot::control::lock(false)),
+        BootCommand::Reset => done(boot::control::ask_for_reset()),
     }
+}
+
+fn done(result: Result<(), Failed>) -> Outcome {
+    Ok(result.map(|()| ExitCode::SUCCESS)?)
 }
 
 fn setup(args: SetupArgs) -> Outcome {

@@ -108,9 +108,8 @@ fn diff(args: &DiffArgs) -> Outcome {
 fn booted(trust: &TrustArgs) -> Result<(Tree, PathBuf), Failure> {
     let elsewhere = "elsewhere give --etc DIR and --image IMAGE";
     let text = std::fs::read(BOOT_RECORD).map_err(|err| {
-        Failure::new(format!("{BOOT_RECORD}: {err}")).hint(format!(
-            "this system was not booted from an image; {elsewhere}"
-        ))
+        Failure::new(format!("{BOOT_RECORD}: {err}"))
+            .hint(format!("this system was not booted from an image; {elsewhere}"))
     })?;
     let record: serde_json::Value = serde_json::from_slice(&text)
         .map_err(|err| Failure::new(format!("{BOOT_RECORD}: {err}")))?;

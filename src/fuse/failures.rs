@@ -2,13 +2,16 @@
 
 use std::any::Any;
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::INodeNo;
 
 use super::counters::Upcall;
 use crate::error::Error;
+use crate::format::index::InodeIndex;
+use crate::fs::Tree;
 
 /// Inodes that are remembered as told; when there are more, all are forgotten and may be told again.
 const TOLD_MAX: usize = 4096;
@@ -60,10 +63,13 @@ impl State {
 }
 
 impl Failures {
-    /// Tells the log that a question about an inode failed.
-    pub(super) fn tell(&self, upcall: Upcall, ino: INodeNo, err: &Error) {
+    /// Tells the log that a question about an inode failed, and then what that inode is called.
+    pub(super) fn tell(&self, upcall: Upcall, ino: INodeNo, err: &Error, tree: &Arc<Tree>) {
         let hint = err.hint().unwrap_or("check the device that holds the image");
-        self.tell_line(ino, &format!("{} of inode {ino}: {err} (hint: {hint})", upcall.name()));
+        let line = format!("{} of inode {ino}: {err} (hint: {hint})", upcall.name());
+        if self.tell_line(ino, &line) {
+            name_later(Arc::clone(tree), ino);
+        }
     }
 
     /// Tells the log that answering a question panicked.
@@ -74,7 +80,8 @@ impl Failures {
         self.tell_line(ino, &format!("{} of inode {ino} panicked: {words}", upcall.name()));
     }
 
-    fn tell_line(&self, ino: INodeNo, line: &str) {
+    /// Tells a line, unless it is known or there were too many; returns whether it was told.
+    fn tell_line(&self, ino: INodeNo, line: &str) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let verdict = state.judge(ino.0, Instant::now());
         drop(state);
@@ -83,8 +90,23 @@ impl Failures {
                 tracing::error!("{suppressed} failures of other inodes were not logged");
             }
             tracing::error!("{line}");
+            return true;
         }
+        false
     }
+}
+
+/// Says how an inode is called. A search through the whole tree finds it, so nobody waits for it.
+fn name_later(tree: Arc<Tree>, ino: INodeNo) {
+    let search = move || {
+        let Ok(index) = super::convert::inode_index(ino) else { return };
+        let mut visits = tree.walk(InodeIndex::ROOT).filter_map(|(_, visit)| visit.ok());
+        if let Some(visit) = visits.find(|visit| visit.index == index) {
+            tracing::error!("inode {ino} is /{}", visit.path.escape_ascii());
+        }
+    };
+    // Without a thread the line before says enough to find it with `ashlar verify`.
+    drop(thread::Builder::new().name("name".to_owned()).spawn(search));
 }
 
 #[cfg(test)]

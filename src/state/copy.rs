@@ -142,7 +142,11 @@ impl Out {
     }
 
     fn join(&self, name: &[u8]) -> Vec<u8> {
-        if self.path.is_empty() { name.to_vec() } else { [&self.path, b"/".as_slice(), name].concat() }
+        if self.path.is_empty() {
+            name.to_vec()
+        } else {
+            [&self.path, b"/".as_slice(), name].concat()
+        }
     }
 
     /// Copies what is no directory out of an image.

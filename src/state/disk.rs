@@ -5,9 +5,7 @@ use std::fs::File;
 use std::path::{Component, Path};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::shown;
@@ -174,8 +172,7 @@ pub(super) fn make_directories(base: OwnedFd, below: &Path) -> Result<OwnedFd> {
 /// Makes a regular file (mode 0600) and opens it for writing.
 pub(super) fn make_file(at: impl AsFd, name: &[u8]) -> Result<File> {
     step("make a file")?;
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(at, name, flags, Mode::RUSR | Mode::WUSR)
         .map_err(wrap("make the file", name))?;
     Ok(File::from(fd))
@@ -192,8 +189,7 @@ pub(super) fn make_node(at: impl AsFd, name: &[u8], kind: Kind, device: (u32, u3
     step("make a special file")?;
     let kind = FileType::from_raw_mode(kind.mode_bits().into());
     let device = rustix::fs::makedev(device.0, device.1);
-    rustix::fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, device)
-        .map_err(wrap("make", name))
+    rustix::fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, device).map_err(wrap("make", name))
 }
 
 /// Gives a file one more name.
@@ -205,8 +201,7 @@ pub(super) fn link(from: impl AsFd, first: &[u8], to: impl AsFd, name: &[u8]) ->
 /// Renames, never over a directory with something in it.
 pub(super) fn rename(from: impl AsFd, old: &[u8], to: impl AsFd, new: &[u8]) -> Result<()> {
     step("rename")?;
-    rustix::fs::renameat_with(from, old, to, new, RenameFlags::empty())
-        .map_err(wrap("rename", old))
+    rustix::fs::renameat_with(from, old, to, new, RenameFlags::empty()).map_err(wrap("rename", old))
 }
 
 /// Removes a name that is no directory's.
@@ -230,9 +225,8 @@ pub(super) fn sync(fd: impl AsFd, name: &[u8]) -> Result<()> {
 /// Writes everything of a file system down to the disk.
 pub(super) fn sync_all(fd: impl AsFd) -> Result<()> {
     step("sync all")?;
-    rustix::fs::syncfs(fd).map_err(|errno| {
-        Error::io("cannot write everything down to the disk", errno.into())
-    })
+    rustix::fs::syncfs(fd)
+        .map_err(|errno| Error::io("cannot write everything down to the disk", errno.into()))
 }
 
 /// Removes what has a name, and everything below it. Nothing is removed behind a symlink or in a mount.

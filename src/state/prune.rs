@@ -101,7 +101,8 @@ fn prune_below(
             path.push(b'/');
         }
         path.extend_from_slice(&name);
-        let is_merged = inode.kind == Kind::Dir && disk::kind(trail.here(), &name)? == Some(Kind::Dir);
+        let is_merged =
+            inode.kind == Kind::Dir && disk::kind(trail.here(), &name)? == Some(Kind::Dir);
         if is_merged {
             let directory = disk::open_directory(trail.here(), &name)?;
             if !is_opaque(directory.as_fd()) {

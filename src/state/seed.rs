@@ -117,12 +117,7 @@ fn refuse_symlink(path: &Path) -> Error {
 }
 
 /// Extracts what was found into a new directory; there it has the path that it has in the image.
-fn stage(
-    tree: &Tree,
-    resolved: &Resolved,
-    parent: &OwnedFd,
-    staged: &[u8],
-) -> Result<Summary> {
+fn stage(tree: &Tree, resolved: &Resolved, parent: &OwnedFd, staged: &[u8]) -> Result<Summary> {
     // Whatever becomes of the path to it, this is the directory that is open.
     let mut target = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
     target.extend_from_slice(staged);
@@ -145,11 +140,7 @@ fn stage(
 }
 
 /// The directory in which what was extracted is, and its name there.
-fn open_inner(
-    parent: &OwnedFd,
-    staged: &[u8],
-    resolved: &Resolved,
-) -> Result<(OwnedFd, Vec<u8>)> {
+fn open_inner(parent: &OwnedFd, staged: &[u8], resolved: &Resolved) -> Result<(OwnedFd, Vec<u8>)> {
     let mut names = resolved.path.split(|byte| *byte == b'/').map(<[u8]>::to_vec);
     let mut last = names.next_back().filter(|name| !name.is_empty());
     let mut here = disk::open_directory(parent, staged)?;

@@ -146,7 +146,8 @@ mod tests {
             assert_eq!(found, *verdict, "{case}");
         }
         // Of three letters each; what differs only by names of contents stands once.
-        let canonical = TABLE.iter().map(|(case, _)| *case).collect::<std::collections::HashSet<_>>();
+        let canonical =
+            TABLE.iter().map(|(case, _)| *case).collect::<std::collections::HashSet<_>>();
         assert_eq!(canonical.len(), TABLE.len());
     }
 }

@@ -1,0 +1,87 @@
+//! What can be changed while the system runs? Whether the next boot has its overlay, whether this one may be written to, and
+//! whether the next boot forgets everything.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::fs::StatVfsMountFlags;
+use rustix::mount::MountFlags;
+
+use super::data::{Data, OVERLAY_DISABLED, STATE};
+use super::workspace::Workspace;
+use super::{Failed, mounts};
+use crate::state;
+
+/// The data partition of a running system that was booted from an image.
+fn data() -> Result<Data, Failed> {
+    let workspace = Workspace::existing().ok_or_else(|| {
+        Failed::new("this system was not booted from an image").hint("see `ashlar boot --help`")
+    })?;
+    Data::running(workspace.data())
+}
+
+/// Does something to the data partition, which is made writable for it if it is not.
+fn change(change: impl FnOnce(&Data) -> Result<(), Failed>) -> Result<(), Failed> {
+    let data = data()?;
+    let flags = rustix::fs::statvfs(&data.path)
+        .map_err(|err| Failed::io("cannot look at the data partition", err.into()))?
+        .f_flag;
+    let was_read_only = flags.contains(StatVfsMountFlags::RDONLY);
+    if was_read_only {
+        data.make_writable()?;
+    }
+    let changed = change(&data);
+    if was_read_only {
+        data.make_read_only()?;
+    }
+    changed
+}
+
+/// Switches the overlay of the root on or off for the boots to come.
+pub fn switch_overlay(on: bool) -> Result<(), Failed> {
+    change(|data| {
+        drop(state::make_directories(&data.path, Path::new(STATE))?);
+        let marker = data.join(OVERLAY_DISABLED);
+        let wrap = |err| Failed::io(format_args!("cannot change {}", marker.display()), err);
+        if on {
+            match fs::remove_file(&marker) {
+                Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(wrap(err)),
+                _ => {}
+            }
+        } else {
+            fs::write(&marker, "").map_err(wrap)?;
+        }
+        let directory = fs::File::open(data.join(STATE)).map_err(wrap)?;
+        directory.sync_all().map_err(wrap)
+    })
+}
+
+/// Whether the overlay is switched off for the boots to come.
+pub fn is_overlay_disabled() -> bool {
+    data().is_ok_and(|data| data.is_overlay_disabled())
+}
+
+/// Forbids, or allows again, that the root of the running system is written to.
+pub fn lock(on: bool) -> Result<(), Failed> {
+    drop(data()?);
+    let root = Path::new("/");
+    if mounts::at(root).is_none_or(|mount| mount.file_system_type != "overlay") {
+        return Err(Failed::new("nothing lies over the root: it is read-only for good")
+            .hint("boot with ashlar.overlay=tmpfs or ashlar.overlay=persistent"));
+    }
+    let flags = if on { MountFlags::RDONLY } else { MountFlags::empty() };
+    rustix::mount::mount_remount(root, flags, c"").map_err(|err| {
+        let how = if on { "lock" } else { "unlock" };
+        let failed = Failed::io(format_args!("cannot {how} the root"), err.into());
+        if err == rustix::io::Errno::BUSY {
+            failed.hint("a file on it is open for writing; `fuser -vm /` names who has it")
+        } else {
+            failed
+        }
+    })
+}
+
+/// Lets the next boot forget everything but images and configuration.
+pub fn ask_for_reset() -> Result<(), Failed> {
+    change(|data| Ok(state::reset::ask(&data.path)?))
+}

@@ -1,0 +1,52 @@
+#!/bin/busybox sh
+# The init of a plain initramfs: finds the data partition, lets ashlar make a root of it, switches.
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs -o mode=755 tmpfs /run
+
+say() { echo "<1>ASHLAR-VM: $*" >/dev/kmsg; }
+argument() { # argument NAME DEFAULT: the last vm.NAME= of the kernel's command line
+    found=$2
+    for word in $(cat /proc/cmdline); do
+        case $word in "vm.$1="*) found=${word#*=} ;; esac
+    done
+    echo "$found"
+}
+give_up() {
+    say "$*"
+    sync
+    poweroff -f
+}
+
+for module in /modules/*.ko; do
+    [ ! -e "$module" ] || insmod "$module" || give_up "fail insmod $module"
+done
+tries=0
+until [ -b /dev/nvme0n1 ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 100 ] || give_up "fail no disk"
+    sleep 0.1
+done
+mount -t ext4 -o "$(argument data rw)" /dev/nvme0n1 /newroot || give_up "fail mount"
+
+if [ "$(argument shell no)" = initramfs ]; then
+    setsid cttyhack sh
+fi
+if ! ashlar boot setup /newroot >/run/setup.out 2>&1; then
+    while read -r line; do say "setup: $line"; done </run/setup.out
+    # What is not to be trusted was not mounted either: the data partition lies there as before.
+    [ -d /newroot/images ] || say "fail the data partition is gone"
+    umount /newroot || say "fail the data partition is held"
+    give_up "refused"
+fi
+while read -r line; do say "setup: $line"; done </run/setup.out
+for directory in dev proc sys run; do
+    mount --move /$directory /newroot/$directory || give_up "fail move $directory"
+done
+if grep -qw vm.pivot /newroot/proc/cmdline; then
+    exec vm-init pivot /newroot /sbin/init
+fi
+exec switch_root /newroot /sbin/init

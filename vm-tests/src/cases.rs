@@ -1,0 +1,27 @@
+//! Which cases are there?
+
+mod boot;
+mod damage;
+mod traps;
+mod trust;
+
+use crate::bench::Bench;
+use crate::outcome::Result;
+
+/// A question to a machine.
+#[derive(Debug)]
+pub(crate) struct Case {
+    /// What it is called by.
+    pub name: &'static str,
+    /// What it asks.
+    pub asks: &'static str,
+    /// Whether `run --quick` includes it.
+    pub quick: bool,
+    /// Answers it.
+    pub run: fn(&Bench<'_>) -> Result<()>,
+}
+
+/// All cases, in the order in which they are run.
+pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
+    [boot::CASES, traps::CASES, damage::CASES, trust::CASES].into_iter().flatten()
+}

@@ -1,0 +1,49 @@
+//! What is on the disk? An ext4 filesystem made from a directory, without mounting it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::outcome::{Doing, Result, failed, run};
+
+/// Makes a data partition of `size` (as mkfs takes it: `64M`) from all that lies in a directory.
+pub(crate) fn make(directory: &Path, disk: &Path, size: &str) -> Result<()> {
+    let mut command = Command::new("mkfs.ext4");
+    // Small blocks of inodes and no reserve: it is a small disk. All of it belongs to root, whoever makes it.
+    command.args(["-q", "-F", "-m", "0", "-L", "data", "-E", "root_owner=0:0", "-d"]);
+    run(command.arg(directory).arg(disk).arg(size).env("PATH", path()))?;
+    Ok(())
+}
+
+/// Holds that the filesystem is whole and was left as a clean shutdown leaves it.
+pub(crate) fn check(disk: &Path) -> Result<()> {
+    let mut command = Command::new("e2fsck");
+    let said = run(command.args(["-f", "-n"]).arg(disk).env("PATH", path()).env("LC_ALL", "C"))?;
+    let mut command = Command::new("dumpe2fs");
+    let header = run(command.arg("-h").arg(disk).env("PATH", path()).env("LC_ALL", "C"))?;
+    let field = |name: &str| {
+        let line = header.lines().find_map(|line| line.strip_prefix(name));
+        line.map(str::trim).unwrap_or_default().to_owned()
+    };
+    if field("Filesystem state:") != "clean" {
+        return failed(format!("the data partition was not left clean:\n{said}\n{header}"));
+    }
+    if field("Filesystem features:").contains("needs_recovery") {
+        return failed("the data partition was still mounted for writing when the machine stopped");
+    }
+    Ok(())
+}
+
+/// Directories with their parents, below `top`.
+pub(crate) fn directories(top: &Path, paths: &[&str]) -> Result<()> {
+    for path in paths {
+        let path: PathBuf = top.join(path);
+        fs::create_dir_all(&path).doing(format!("cannot make {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Where an ordinary user's shell does not look, but these programs are.
+pub(crate) fn path() -> String {
+    format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
+}

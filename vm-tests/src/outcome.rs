@@ -1,0 +1,58 @@
+//! How does a case end that did not pass?
+
+use std::fmt::Display;
+use std::io;
+use std::process::Command;
+
+/// The result of everything here.
+pub(crate) type Result<T, E = Stop> = std::result::Result<T, E>;
+
+/// Why a case did not pass.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// It ran, and something is wrong.
+    Failed(String),
+    /// It cannot run here; that is no pass.
+    Skipped(String),
+    /// It was to give somebody a shell, and has.
+    ShellEnded,
+}
+
+/// A failure.
+pub(crate) fn failed<T>(why: impl Display) -> Result<T> {
+    Err(Stop::Failed(why.to_string()))
+}
+
+/// A reason not to run.
+pub(crate) fn skipped<T>(why: impl Display) -> Result<T> {
+    Err(Stop::Skipped(why.to_string()))
+}
+
+/// Says what was attempted when the system refuses.
+pub(crate) trait Doing<T> {
+    /// `doing` is lower case and without a period: ``cannot write the disk``.
+    fn doing(self, doing: impl Display) -> Result<T>;
+}
+
+impl<T, E: Display> Doing<T> for std::result::Result<T, E> {
+    fn doing(self, doing: impl Display) -> Result<T> {
+        self.map_err(|err| Stop::Failed(format!("{doing}: {err}")))
+    }
+}
+
+/// Runs a program to its end and returns what it wrote; that it fails is a failure, that it is missing a reason to skip.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let program = command.get_program().display().to_string();
+    let output = match command.output() {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            return skipped(format!("no {program}"));
+        }
+        output => output.doing(format!("cannot run {program}"))?,
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    failed(format!("{program}: {}\n{said}{complaint}", output.status))
+}

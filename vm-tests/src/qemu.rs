@@ -1,0 +1,272 @@
+//! Does the machine do it in time? QEMU, without KVM, its console read until it ends or its time is over.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::kernel::Kernel;
+use crate::outcome::{Doing, Result, Stop, failed, run, skipped};
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// QEMU 7.2 breaks these kernels: its TCG is wrong about cmpxchg16b.
+const VERSION_MIN: u32 = 8;
+
+/// How many lines of the console a failure shows.
+const LINES_SHOWN: usize = 60;
+
+/// What the guest starts its words with.
+pub(crate) const SPOKEN: &str = "ASHLAR-VM: ";
+
+/// Whether there is a QEMU that works.
+pub(crate) fn check() -> Result<()> {
+    let said = run(Command::new(QEMU).arg("--version"))?;
+    let words = said.split_whitespace().skip_while(|word| *word != "version");
+    let version = words.skip(1).next().unwrap_or_default();
+    match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
+        Some(major) if major >= VERSION_MIN => Ok(()),
+        _ => skipped(format!(
+            "QEMU {version} is too old, {VERSION_MIN} is needed; on Debian 12: apt-get install -t bookworm-backports qemu-system-x86"
+        )),
+    }
+}
+
+/// A machine before it is switched on.
+#[derive(Debug)]
+pub(crate) struct Machine<'a> {
+    /// What it runs.
+    pub kernel: &'a Kernel,
+    /// What it starts from; none when the kernel mounts the disk itself.
+    pub initramfs: Option<&'a Path>,
+    /// NVMe disks, the first is `/dev/nvme0n1`.
+    pub disks: &'a [&'a Path],
+    /// What is on the kernel's command line besides the console.
+    pub append: String,
+    /// MiB of memory.
+    pub memory: u32,
+    /// When QEMU is ended by force.
+    pub limit: Duration,
+    /// Where it is expected to hang: a word of the guest, and the time after it that would be ample to go on.
+    pub hang: Option<(&'a str, Duration)>,
+}
+
+/// How a machine stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// By itself.
+    Off,
+    /// QEMU itself failed.
+    Broken(ExitStatus),
+    /// By force, at its limit.
+    Limit,
+    /// By force: it did not go on after the word of [`Machine::hang`].
+    Hung,
+}
+
+/// What a machine said and how it ended.
+pub(crate) struct Console {
+    /// All of it.
+    pub text: String,
+    /// How it ended.
+    pub ending: Ending,
+    /// How long it took.
+    pub took: Duration,
+    /// Where the text lies.
+    pub log: PathBuf,
+}
+
+impl Machine<'_> {
+    /// Runs it to its end; `live` shows its console meanwhile.
+    pub(crate) fn run(&self, log: &Path, live: bool) -> Result<Console> {
+        let mut command = self.command();
+        command.args(["-monitor", "none", "-serial", "stdio"]);
+        let start = Instant::now();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .doing(format!("cannot start {QEMU}"))?;
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let file = File::create(log).doing(format!("cannot write {}", log.display()));
+        let listener = match (file, child.stdout.take()) {
+            (Ok(file), Some(stdout)) => {
+                let said = Arc::clone(&said);
+                thread::spawn(move || listen(stdout, file, live, &said))
+            }
+            (file, _) => {
+                end(&mut child)?;
+                return Err(file.err().unwrap_or(Stop::Failed("QEMU has no output".into())));
+            }
+        };
+        let ending = self.wait(&mut child, start, &said);
+        if ending.is_err() {
+            end(&mut child)?;
+        }
+        let took = start.elapsed();
+        if listener.join().is_err() {
+            return failed("the console could not be read");
+        }
+        let bytes = said.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&bytes).replace('\r', "");
+        Ok(Console { text, ending: ending?, took, log: log.to_owned() })
+    }
+
+    /// Runs it with its console on this terminal.
+    pub(crate) fn shell(&self) -> Result<()> {
+        let mut command = self.command();
+        command.args(["-serial", "mon:stdio"]);
+        let status = command.status().doing(format!("cannot start {QEMU}"))?;
+        if status.success() { Ok(()) } else { failed(format!("{QEMU}: {status}")) }
+    }
+
+    fn command(&self) -> Command {
+        // QEMU must not outlive this process, however it ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", QEMU]);
+        // Not KVM, which may be there and not work.
+        command.args(["-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max", "-smp", "2"]);
+        command.arg("-m").arg(self.memory.to_string());
+        command.args(["-nodefaults", "-nographic", "-no-reboot"]);
+        command.arg("-kernel").arg(&self.kernel.image);
+        if let Some(initramfs) = self.initramfs {
+            command.arg("-initrd").arg(initramfs);
+        }
+        // With -no-reboot, panic=-1 makes a panic an end.
+        let append = format!("console=ttyS0 panic=-1 loglevel=5 printk.devkmsg=on {}", self.append);
+        command.arg("-append").arg(append);
+        for (number, disk) in self.disks.iter().enumerate() {
+            let id = format!("disk{number}");
+            let disk = disk.display();
+            command
+                .arg("-drive")
+                .arg(format!("file={disk},format=raw,if=none,id={id},cache=unsafe"));
+            command.arg("-device").arg(format!("nvme,drive={id},serial={id}"));
+        }
+        command
+    }
+
+    fn wait(&self, child: &mut Child, start: Instant, said: &Mutex<Vec<u8>>) -> Result<Ending> {
+        let mut heard_at: Option<Instant> = None;
+        loop {
+            if let Some(status) = child.try_wait().doing("cannot wait for QEMU")? {
+                return Ok(if status.success() { Ending::Off } else { Ending::Broken(status) });
+            }
+            if start.elapsed() > self.limit {
+                end(child)?;
+                return Ok(Ending::Limit);
+            }
+            if let Some((word, patience)) = self.hang {
+                if heard_at.is_none() {
+                    let bytes = said.lock().unwrap_or_else(PoisonError::into_inner);
+                    let heard =
+                        String::from_utf8_lossy(&bytes).contains(&format!("{SPOKEN}{word}"));
+                    heard_at = heard.then(Instant::now);
+                }
+                if heard_at.is_some_and(|at| at.elapsed() > patience) {
+                    end(child)?;
+                    return Ok(Ending::Hung);
+                }
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn end(child: &mut Child) -> Result<()> {
+    child.kill().doing("cannot end QEMU")?;
+    child.wait().doing("cannot wait for QEMU")?;
+    Ok(())
+}
+
+fn listen(mut stdout: ChildStdout, mut log: File, live: bool, said: &Mutex<Vec<u8>>) {
+    let mut buf = [0; 4096];
+    while let Ok(len) = stdout.read(&mut buf) {
+        let heard = buf.get(..len).unwrap_or_default();
+        if heard.is_empty() {
+            return;
+        }
+        said.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(heard);
+        // What cannot be written is still heard; the verdict comes from that.
+        let written = log.write_all(heard);
+        if live || written.is_err() {
+            drop(std::io::stderr().write_all(heard));
+        }
+    }
+}
+
+impl Console {
+    /// Holds that it stopped by itself, without a panic, and that the guest complained of nothing.
+    pub(crate) fn ended_well(&self) -> Result<&Self> {
+        if self.ending != Ending::Off {
+            let how = match self.ending {
+                Ending::Limit => "did not end in time".to_owned(),
+                Ending::Hung => "hung".to_owned(),
+                Ending::Broken(status) => format!("QEMU failed: {status}"),
+                Ending::Off => "ended".to_owned(),
+            };
+            return self.fail(format!("the machine {how} ({:.1} s)", self.took.as_secs_f64()));
+        }
+        self.never_says("Kernel panic")?.never_says(&format!("{SPOKEN}fail"))
+    }
+
+    /// Holds that it hung after the word of [`Machine::hang`].
+    pub(crate) fn hung(&self) -> Result<&Self> {
+        if self.ending == Ending::Hung {
+            Ok(self)
+        } else {
+            self.fail("the machine did not hang, as it must without the cure")
+        }
+    }
+
+    /// Holds that the guest said `words`, as a whole line, apart from the kernel's time before it.
+    pub(crate) fn spoke(&self, words: &str) -> Result<&Self> {
+        let wanted = format!("{SPOKEN}{words}");
+        let spoken = |line: &str| line == wanted || line.ends_with(&format!("] {wanted}"));
+        if self.text.lines().map(str::trim_end).any(spoken) {
+            Ok(self)
+        } else {
+            self.fail(format!("the guest did not say `{words}`"))
+        }
+    }
+
+    /// Holds that some line of the console has all these words.
+    pub(crate) fn says(&self, words: &[&str]) -> Result<&Self> {
+        if self.text.lines().any(|line| words.iter().all(|word| line.contains(word))) {
+            Ok(self)
+        } else {
+            self.fail(format!("no line of the console has `{}`", words.join("` and `")))
+        }
+    }
+
+    /// Holds that something does not stand on the console.
+    pub(crate) fn never_says(&self, words: &str) -> Result<&Self> {
+        match self.text.lines().find(|line| line.contains(words)) {
+            Some(line) => self.fail(format!("the console has: {line}")),
+            None => Ok(self),
+        }
+    }
+
+    /// A failure, with the end of the console and where the rest is.
+    pub(crate) fn fail<T>(&self, why: impl fmt::Display) -> Result<T> {
+        let lines: Vec<_> = self.text.lines().collect();
+        let skipped = lines.len().saturating_sub(LINES_SHOWN);
+        let shown: String =
+            lines.iter().skip(skipped).map(|line| format!("  | {line}\n")).collect();
+        failed(format!("{why}\n{shown}  whole console: {}", self.log.display()))
+    }
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console")
+            .field("ending", &self.ending)
+            .field("log", &self.log)
+            .finish_non_exhaustive()
+    }
+}
