@@ -137,7 +137,9 @@ fn var(
 /// Makes `/tmp` writable where the root is not: hardly a program runs without it, and not every system mounts one itself.
 fn tmp(modes: &Modes, root: &Path) -> Result<(), Failed> {
     let at = root.join("tmp");
-    if modes.overlay != Overlay::No || !at.is_dir() {
+    // A symlink leads somewhere that is writable already, or should be.
+    let is_dir = fs::symlink_metadata(&at).is_ok_and(|metadata| metadata.is_dir());
+    if modes.overlay != Overlay::No || !is_dir {
         return Ok(());
     }
     let flags = MountFlags::NOSUID | MountFlags::NODEV;

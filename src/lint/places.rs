@@ -26,13 +26,6 @@ pub(super) const LINTS: &[Lint] = &[
         remedy: "make it an empty directory if anything on this system looks for it",
         check: |root| missing(root, &["sysroot"]),
     },
-    Lint {
-        name: "tmp-mount",
-        severity: Severity::Warning,
-        about: "systemd mounts nothing at /tmp, which is then read-only",
-        remedy: "install tmp.mount (Debian 12: copy /usr/share/systemd/tmp.mount to /etc/systemd/system)",
-        check: tmp_mount,
-    },
 ];
 
 fn mount_points(root: &Root<'_>) -> Vec<Fault> {
@@ -66,18 +59,4 @@ fn missing(root: &Root<'_>, names: &[&str]) -> Vec<Fault> {
         Led::Unknown => None,
     };
     names.iter().filter_map(|name| wrong(name).map(|why| Fault::new(*name, why))).collect()
-}
-
-/// `basic.target` of systemd wants `tmp.mount` wherever there is one.
-fn tmp_mount(root: &Root<'_>) -> Vec<Fault> {
-    let is_directory = matches!(root.at(b"tmp"), Led::To(place) if place.found.kind == Kind::Dir);
-    let is_mounted = super::systemd::unit(root, "tmp.mount")
-        || super::systemd::fstab(root).iter().any(|line| line.mount_point == b"/tmp");
-    if !super::systemd::is_there(root) || !is_directory || is_mounted {
-        return Vec::new();
-    }
-    vec![Fault::new(
-        "tmp",
-        "is not mounted by systemd: on a read-only root nothing can be written there",
-    )]
 }

@@ -76,11 +76,6 @@ fn fstab_lines(root: &Root<'_>) -> Vec<Fault> {
     fstab(root).into_iter().filter_map(wrong).collect()
 }
 
-/// Whether systemd is what `/sbin/init` will most likely be.
-pub(super) fn is_there(root: &Root<'_>) -> bool {
-    root.is(b"usr/lib/systemd/systemd", Kind::File) || root.is(b"lib/systemd/systemd", Kind::File)
-}
-
 /// Whether there is such a unit, and it is not masked.
 pub(super) fn unit(root: &Root<'_>, name: &str) -> bool {
     for directory in UNIT_DIRECTORIES {

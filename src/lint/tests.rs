@@ -122,7 +122,6 @@ fn good() -> tempfile::TempDir {
     write_program(root, "usr/lib64/ld-linux.so.2", &program(3, None));
     write_program(root, "usr/bin/sh", &program(2, None));
     symlink("/lib/systemd/systemd", root.join("usr/sbin/init")).unwrap();
-    write(root, "usr/lib/systemd/system/tmp.mount", "[Mount]\n");
     write(root, "usr/lib/systemd/system/soft-reboot.target", "[Unit]\n");
     write(root, "usr/lib/systemd/system/systemd-soft-reboot.service", "[Unit]\n");
     symlink("/dev/null", root.join("etc/systemd/system/soft-reboot.target")).unwrap();
@@ -188,28 +187,6 @@ fn places() {
         assert_eq!(found(|root| link(root, name, &format!("var/{name}"))), [""; 0]);
     }
     assert_eq!(found(|root| remove(root, "sysroot")), ["sysroot sysroot"]);
-}
-
-#[test]
-fn something_is_mounted_at_tmp() {
-    let unit = "usr/lib/systemd/system/tmp.mount";
-    assert_eq!(found(|root| remove(root, unit)), ["tmp-mount tmp"]);
-    assert_eq!(
-        found(|root| link(root, "etc/systemd/system/tmp.mount", "/dev/null")),
-        ["tmp-mount tmp"]
-    );
-    let by_fstab = |root: &Path| {
-        remove(root, unit);
-        write(root, "etc/fstab", "tmpfs\t/tmp/ tmpfs defaults\n");
-    };
-    assert_eq!(found(by_fstab), [""; 0]);
-    let without_systemd = |root: &Path| {
-        remove(root, unit);
-        remove(root, "usr/lib/systemd/systemd");
-        write_program(root, "usr/lib/other", &program(2, None));
-        link(root, "usr/sbin/init", "../lib/other");
-    };
-    assert_eq!(found(without_systemd), [""; 0]);
 }
 
 #[test]
