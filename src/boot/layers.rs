@@ -71,6 +71,10 @@ fn may_write(modes: &Modes, site: &Site<'_>, degraded: &mut Vec<String>) -> bool
     if !modes.write_data() {
         return true;
     }
+    if let Some(failed) = site.unusable {
+        degraded.push(format!("nothing is kept, for the factory reset failed: {failed}"));
+        return false;
+    }
     if let Err(failed) = site.data.make_writable() {
         degraded.push(failed.to_string());
         return false;
