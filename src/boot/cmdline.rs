@@ -272,4 +272,13 @@ mod tests {
             assert!(BootArgs::parse(text).is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "(ashlar[.=?a-z,:/\" -]{0,30}|[ -~]{0,40}|\\PC{0,20} ){0,4}") {
+            if let Ok(Some(args)) = BootArgs::parse(&text) {
+                args.config.modes().write_data();
+            }
+        }
+    }
 }
