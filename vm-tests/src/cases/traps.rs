@@ -59,7 +59,7 @@ fn kill_spree(bench: &Bench<'_>, kernel: &str) -> Result<()> {
         console.ended_well()?.spoke(&format!("ok {}", bench.name))?;
         scene.check_disk()?;
     }
-    // Names that expire are asked for again, and the one who would answer is stopped.
+    // Names that expire after a second are asked for again, and the one who would answer is stopped.
     bench.programs.uncured_ashlar()?.clone_into(&mut scene.ashlar);
     let words = "ashlar=root.img ashlar.without=ttl vm.steps=fresh:0,spree,fresh:4";
     scene.boot_until(words, Some(("step spree", STILL)))?.hung()?;
