@@ -269,3 +269,52 @@ impl fmt::Debug for Console {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn console(text: &str, ending: Ending) -> Console {
+        let (text, log) = (text.to_owned(), PathBuf::from("console.log"));
+        Console { text, ending, took: Duration::ZERO, log }
+    }
+
+    #[test]
+    fn only_whole_words_of_the_guest_count() {
+        let spoken = |text: &str| console(text, Ending::Off).spoke("ok boot").is_ok();
+        assert!(spoken("[    5.000000] ASHLAR-VM: ok boot\n"));
+        assert!(spoken("noise\nASHLAR-VM: ok boot \n"));
+        for other in [
+            "",
+            "Command line: vm.case=ok boot",
+            "[ 5.0] ASHLAR-VM: ok boot-6.1",
+            "[ 5.0] ASHLAR-VM: fail ASHLAR-VM: ok boot",
+            "[ 5.0] ASHLAR-VM: not ok boot",
+        ] {
+            assert!(!spoken(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn silence_force_panic_and_complaint_are_no_good_endings() {
+        assert!(console("all is well", Ending::Off).ended_well().is_ok());
+        for ending in [Ending::Limit, Ending::Hung] {
+            assert!(console("all is well", ending).ended_well().is_err());
+        }
+        for text in ["Kernel panic - not syncing", "[ 5.0] ASHLAR-VM: fail reads: no"] {
+            assert!(console(text, Ending::Off).ended_well().is_err());
+        }
+        assert!(console("", Ending::Off).hung().is_err());
+        assert!(console("", Ending::Hung).hung().is_ok());
+    }
+
+    #[test]
+    fn a_failure_shows_the_end_of_the_console_and_where_the_rest_is() {
+        let text: String = (0..100).map(|number| format!("line {number}\n")).collect();
+        let Err(Stop::Failed(why)) = console(&text, Ending::Limit).ended_well().map(drop) else {
+            panic!("that was no failure")
+        };
+        assert!(why.contains("line 99") && why.contains("line 40") && !why.contains("line 39"));
+        assert!(why.contains("console.log"));
+    }
+}
