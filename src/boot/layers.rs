@@ -129,7 +129,8 @@ fn over_root(
             Some(transient(ROOT_OVERLAY, None, site)?)
         }
     };
-    lay(lowers, upper.as_deref(), root)
+    // Tools look for the device of `/` by the name of what is mounted there (grub-probe does); `overlay` would be none.
+    lay(lowers, upper.as_deref(), root, &site.data.source)
 }
 
 /// Memory for an overlay: a tmpfs of its own, half of the memory unless a size is said.
@@ -145,7 +146,13 @@ pub(super) fn transient(
 }
 
 /// Mounts an overlay. `lowers` are directories, the uppermost first; `kept` is where the upper and the work directory are.
-pub(super) fn lay(lowers: &[PathBuf], kept: Option<&Path>, at: &Path) -> Result<(), Failed> {
+/// `source` is only a name.
+pub(super) fn lay(
+    lowers: &[PathBuf],
+    kept: Option<&Path>,
+    at: &Path,
+    source: &Path,
+) -> Result<(), Failed> {
     let list: Vec<String> = lowers.iter().map(|path| path.display().to_string()).collect();
     let mut options = format!("lowerdir={},{OPTIONS}", list.join(":"));
     let mut flags = MountFlags::RDONLY;
@@ -161,7 +168,7 @@ pub(super) fn lay(lowers: &[PathBuf], kept: Option<&Path>, at: &Path) -> Result<
         options = format!("{options},upperdir={},workdir={}", upper.display(), work.display());
         flags = MountFlags::empty();
     }
-    mount("overlay", at, "overlay", flags, &options).map_err(|failed| {
+    mount(source, at, "overlay", flags, &options).map_err(|failed| {
         failed.hint("the kernel needs overlayfs: is the module in the initramfs?")
     })
 }

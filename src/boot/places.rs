@@ -66,7 +66,7 @@ fn etc(
     let at = root.join("etc");
     let transient = || {
         let kept = layers::transient(ETC_OVERLAY, None, site)?;
-        layers::lay(std::slice::from_ref(&at), Some(&kept), &at)
+        layers::lay(std::slice::from_ref(&at), Some(&kept), &at, &site.data.source)
     };
     let kept = || -> Result<(), Failed> {
         needs_writing(may_write)?;
@@ -76,7 +76,7 @@ fn etc(
         }
         let below = Path::new(OVERLAYS).join(ETC_OVERLAY);
         drop(state::make_directories(&site.data.path, &below)?);
-        layers::lay(std::slice::from_ref(&at), Some(&site.data.join(below)), &at)
+        layers::lay(std::slice::from_ref(&at), Some(&site.data.join(below)), &at, &site.data.source)
     };
     match mode {
         Etc::Ro => Ok(()),
@@ -179,7 +179,7 @@ fn state_overlay(tree: &Tree, path: &str, root: &Path, site: &Site<'_>) -> Resul
     if !report.removed.is_empty() {
         tracing::info!("{path}: the new image replaces {}", report.removed.join(", "));
     }
-    layers::lay(std::slice::from_ref(&at), Some(&kept), &at)
+    layers::lay(std::slice::from_ref(&at), Some(&kept), &at, &site.data.source)
 }
 
 /// Puts a file or directory of the data partition in the place of the image's, from which it was copied the first time.
