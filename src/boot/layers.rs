@@ -50,7 +50,7 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
             }
         };
     if has_layers {
-        let mut lowers = extension::serve_all(&modes, chosen, site, &mut degraded)?;
+        let mut lowers = extension::serve_all(&mut modes, chosen, site, &mut degraded);
         lowers.base(lower.clone());
         over_root(&lowers.paths(), &modes.overlay, &root, site, may_write, &mut degraded)?;
     }

@@ -51,8 +51,8 @@ pub(super) fn full(bench: &Bench<'_>) -> Result<()> {
         write kept /etc/note
         write kept /root/note
         sound
-        no dd if=/dev/zero of=$data/filler bs=1M
-        no dd if=/dev/zero of=$data/filler2 bs=4k
+        no dd if=/dev/zero of=/var/filler bs=1M
+        no dd if=/dev/zero of=/var/filler2 bs=4k
         ",
     )?;
     // Full, and a new image comes: what was kept is there, what has to be made anew is not.
@@ -63,12 +63,18 @@ pub(super) fn full(bench: &Bench<'_>) -> Result<()> {
         is kept cat /var/lib/note
         is kept cat /root/note
         degraded /etc:
-        rm $data/filler $data/filler2
+        ashlar boot reset
         ",
     )?;
+    // That it is full does not keep it from forgetting.
     machine.boot(
-        &format!("ashlar=two {EVERYTHING}"),
-        "is kept cat /etc/note\nis two cat /etc/version\nsound",
+        &format!("ashlar=two {EVERYTHING} ashlar.overlay=persistent"),
+        r"
+        gone /var/lib/note /root/note /etc/note /var/filler
+        is two cat /var/lib/version
+        write kept /new
+        sound
+        ",
     )?;
     Ok(())
 }

@@ -1,10 +1,8 @@
 //! Further images beside the root's.
 
-use std::fs;
-
 use super::machine::Machine;
 use crate::bench::Bench;
-use crate::outcome::{Doing, Result, Stop};
+use crate::outcome::Result;
 use crate::tree::Tree;
 
 fn extension(name: &str, release: &str) -> Result<Tree> {
@@ -27,16 +25,12 @@ pub(super) fn extensions(bench: &Bench<'_>) -> Result<()> {
     machine.other_image("foreign", extension("foreign", "ID=other\nVERSION_ID=1\n")?, true)?;
     machine.other_image("unsigned", extension("unsigned", fits)?, false)?;
     machine.other_image("silent", Tree::new()?, true)?;
-    machine.other_image("corrupt", extension("corrupt", fits)?, true)?;
-    let corrupt = machine.scene.image_path("corrupt");
-    let mut bytes = fs::read(&corrupt).doing("cannot read an image")?;
-    // In the metadata, which comes after the superblock and is verified before anything is mounted.
-    let byte = bytes.get_mut(8200).ok_or(Stop::Failed("the image is too short".to_owned()))?;
-    *byte ^= 1;
-    fs::write(&corrupt, bytes).doing("cannot write an image")?;
+    let corrupt = machine.other_image("corrupt", extension("corrupt", fits)?, true)?;
+    let file = "usr/lib/extension-release.d/extension-release.corrupt";
+    machine.scene.damage("corrupt", corrupt, file)?;
     machine.boot(
         "ashlar=one ashlar.extension=add,more,foreign,unsigned,silent,corrupt,absent",
-        r"
+        r#"
         is one cat /usr/version
         is add cat /usr/share/both
         is add cat /usr/share/add
@@ -51,7 +45,8 @@ pub(super) fn extensions(bench: &Bench<'_>) -> Result<()> {
         degraded 'extension `corrupt` is left out'
         degraded 'extension `absent` is left out'
         warned 'extension `unsigned` is left out'
-        ",
+        is 'add more' sh -c "ashlar boot status | awk '/^extensions/ { print \$2 }' | xargs"
+        "#,
     )?;
     machine.boot(
         "ashlar=two ashlar.extension=add ashlar.extension-override=top,upper ashlar.overlay=persistent",
