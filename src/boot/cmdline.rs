@@ -123,6 +123,14 @@ impl BootArgs {
                 }
             }
         }
+        match (&args.wanted, args.root_digest) {
+            // Whatever it is called.
+            (Wanted::Any, Some(digest)) => args.wanted = Wanted::Digest(digest),
+            (Wanted::Digest(one), Some(other)) if *one != other => {
+                return Err(BadCmdline(format!("ashlar={one} and ashlar.roothash={other} differ")));
+            }
+            _ => {}
+        }
         Ok(is_ours.then_some(args))
     }
 
@@ -268,9 +276,18 @@ mod tests {
 
     #[test]
     fn what_decides_over_trust_must_be_understood() {
-        for text in ["ashlar ashlar.roothash=123", "ashlar ashlar.key=abc", "ashlar ashlar.key"] {
+        let other = HEX.replace('6', "7");
+        for text in [
+            "ashlar ashlar.roothash=123",
+            "ashlar ashlar.key=abc",
+            "ashlar ashlar.key",
+            &format!("ashlar={HEX} ashlar.roothash={other}"),
+        ] {
             assert!(BootArgs::parse(text).is_err(), "{text}");
         }
+        // A digest is never overlooked.
+        let args = parse(&format!("ashlar ashlar.roothash={HEX}"));
+        assert_eq!(args.wanted, Wanted::Digest(HEX.parse().unwrap()));
     }
 
     proptest::proptest! {

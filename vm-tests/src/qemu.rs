@@ -45,6 +45,8 @@ pub(crate) struct Machine<'a> {
     pub initramfs: Option<&'a Path>,
     /// Disks; the first is `/dev/nvme0n1`.
     pub disks: &'a [&'a Path],
+    /// What becomes of what is written to them.
+    pub writes: &'a Writes,
     /// What is on the kernel's command line besides the console.
     pub append: String,
     /// MiB of memory.
@@ -53,6 +55,17 @@ pub(crate) struct Machine<'a> {
     pub limit: Duration,
     /// Where it is expected to hang: a word of the guest, and the time after it that would be ample to go on.
     pub hang: Option<(&'a str, Duration)>,
+}
+
+/// What becomes of what a machine writes to its disks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// It is written.
+    Kept,
+    /// It is refused.
+    Refused,
+    /// It is written, and each write is noted in a file, too, in the order in which they were done.
+    Logged(PathBuf),
 }
 
 /// How a machine stopped.
@@ -143,9 +156,21 @@ impl Machine<'_> {
         for (number, disk) in self.disks.iter().enumerate() {
             let id = format!("disk{number}");
             let disk = disk.display();
-            command
-                .arg("-drive")
-                .arg(format!("file={disk},format=raw,if=none,id={id},cache=unsafe"));
+            match self.writes {
+                Writes::Logged(log) => {
+                    let log = log.display();
+                    command.arg("-blockdev").arg(format!(
+                        "driver=blklogwrites,node-name={id},file.driver=file,file.filename={disk},\
+                         log.driver=file,log.filename={log}"
+                    ));
+                }
+                writes => {
+                    let read_only = if *writes == Writes::Refused { "on" } else { "off" };
+                    command.arg("-drive").arg(format!(
+                        "file={disk},format=raw,if=none,id={id},cache=unsafe,readonly={read_only}"
+                    ));
+                }
+            }
             command.arg("-device").arg(format!("nvme,drive={id},serial={id}"));
         }
         command
