@@ -11,7 +11,7 @@ use super::choose::Chosen;
 use super::config::{Modes, Overlay};
 use super::report::Report;
 use super::server::{ServerArgs, is_open};
-use super::workspace::{self, make_dir, mount, mount_tmpfs, move_mount};
+use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
 use super::{Failed, Site, extension, places, start};
 use crate::state;
 
@@ -50,7 +50,7 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
             }
         };
     if has_layers {
-        let mut lowers = extension::serve_all(&modes, chosen, site, &mut degraded)?;
+        let mut lowers = extension::serve_all(&modes, chosen, site, &mut degraded);
         lowers.base(lower.clone());
         over_root(&lowers.paths(), &modes.overlay, &root, site, may_write, &mut degraded)?;
     }
@@ -129,7 +129,11 @@ fn over_root(
             Some(transient(ROOT_OVERLAY, None, site)?)
         }
     };
-    lay(lowers, upper.as_deref(), root)
+    match (lowers, &upper) {
+        // Every extension was left out, and overlayfs wants two.
+        ([only], None) => bind(only, root),
+        _ => lay(lowers, upper.as_deref(), root),
+    }
 }
 
 /// Memory for an overlay: a tmpfs of its own, half of the memory unless a size is said.
