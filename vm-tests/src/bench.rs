@@ -31,7 +31,8 @@ pub(crate) struct Bench<'a> {
     pub wishes: Wishes,
     /// Programs to run inside.
     pub programs: &'a Programs,
-    cache: &'a Path,
+    /// Where things are kept that are made once.
+    pub cache: &'a Path,
     boots: Cell<u32>,
 }
 

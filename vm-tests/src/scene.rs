@@ -129,6 +129,28 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).doing(format!("cannot read {}", path.display()))
 }
 
+/// Flips a bit in the first block of a file of an image; returns the number of the block.
+pub(crate) fn damage(path: &Path, digest: Digest, file: &str) -> Result<BlockIndex> {
+    let doing = format!("cannot look into {}", path.display());
+    let tree = ashlarfs::open(path, &Options::new(Anchor::RootDigest(digest))).doing(&doing)?;
+    let index = tree.resolve(file.as_bytes()).doing(&doing)?;
+    let place = match tree.file(index).doing(&doing)?.extents().next() {
+        Some(extent) => extent.doing(&doing)?.place,
+        None => return failed(format!("{file} is empty")),
+    };
+    let block = match place {
+        Place::Blocks { first, .. } => first,
+        Place::Tail { block, .. } => block,
+        Place::Hole => return failed(format!("{file} starts with a hole")),
+    };
+    let offset = tree.store().entry(block).doing(&doing)?.offset;
+    let mut bytes = read(path)?;
+    let byte = usize::try_from(offset).ok().and_then(|at| bytes.get_mut(at));
+    *byte.ok_or(Stop::Failed("the image is too short".to_owned()))? ^= 1;
+    fs::write(path, bytes).doing(doing)?;
+    Ok(block)
+}
+
 /// A machine of which a case changes what it likes before it boots.
 #[derive(Debug)]
 pub(crate) struct Scene<'a> {
@@ -228,26 +250,7 @@ impl<'a> Scene<'a> {
 
     /// Flips a bit in the first block of a file of an image; returns the number of the block.
     pub(crate) fn damage(&self, image: &str, digest: Digest, file: &str) -> Result<BlockIndex> {
-        let path = self.image_path(image);
-        let doing = format!("cannot look into {}", path.display());
-        let tree =
-            ashlarfs::open(&path, &Options::new(Anchor::RootDigest(digest))).doing(&doing)?;
-        let index = tree.resolve(file.as_bytes()).doing(&doing)?;
-        let place = match tree.file(index).doing(&doing)?.extents().next() {
-            Some(extent) => extent.doing(&doing)?.place,
-            None => return failed(format!("{file} is empty")),
-        };
-        let block = match place {
-            Place::Blocks { first, .. } => first,
-            Place::Tail { block, .. } => block,
-            Place::Hole => return failed(format!("{file} starts with a hole")),
-        };
-        let offset = tree.store().entry(block).doing(&doing)?.offset;
-        let mut bytes = read(&path)?;
-        let byte = usize::try_from(offset).ok().and_then(|at| bytes.get_mut(at));
-        *byte.ok_or(Stop::Failed("the image is too short".to_owned()))? ^= 1;
-        fs::write(&path, bytes).doing(doing)?;
-        Ok(block)
+        damage(&self.image_path(image), digest, file)
     }
 
     /// Boots it with words on the kernel's command line, to its end.
