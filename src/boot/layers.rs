@@ -227,5 +227,12 @@ pub fn replace(newroot: &Path, workspace: &workspace::Workspace) -> Result<(), F
             return Err(Failed::io(doing, io::Error::from(err)));
         }
     }
-    move_mount(&workspace.root(), newroot)
+    move_mount(&workspace.root(), newroot).inspect_err(|_| {
+        // The initramfs keeps what it had.
+        if !workspace::is_mounted(newroot)
+            && let Err(failed) = bind(&workspace.data(), newroot)
+        {
+            tracing::error!("{failed}");
+        }
+    })
 }
