@@ -1,4 +1,4 @@
-//! A data partition that takes nothing more.
+//! What does a machine do whose data partition takes nothing more?
 
 use super::machine::Machine;
 use crate::bench::Bench;
