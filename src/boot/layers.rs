@@ -11,7 +11,11 @@ use super::choose::Chosen;
 use super::config::{Modes, Overlay};
 use super::report::Report;
 use super::server::{ServerArgs, is_open};
+<<<<<<< HEAD
 use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount, unmount};
+=======
+use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
+>>>>>>> states
 use super::{Failed, Site, extension, places, start};
 use crate::state;
 
@@ -189,7 +193,9 @@ pub(super) fn lay(
     })?;
     // Where it cannot make its work directory, overlayfs says so in the kernel's log and goes on without writing.
     if kept.is_some() && is_read_only(at) {
-        unmount(at);
+        rustix::mount::unmount(at, UnmountFlags::NOFOLLOW).map_err(|err| {
+            Failed::io(format_args!("cannot unmount {}", at.display()), err.into())
+        })?;
         return Err(Failed::new(format_args!(
             "the overlay of {} cannot be written to",
             at.display()
