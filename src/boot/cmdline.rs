@@ -20,6 +20,16 @@ pub enum Wanted {
     Digest(Digest),
 }
 
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wanted::Any => Ok(()),
+            Wanted::Name(name) => f.write_str(name),
+            Wanted::Digest(digest) => digest.fmt(f),
+        }
+    }
+}
+
 /// Which of several images is asked for, counted from the one that would be booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Slot {
@@ -260,6 +270,15 @@ mod tests {
     fn what_decides_over_trust_must_be_understood() {
         for text in ["ashlar ashlar.roothash=123", "ashlar ashlar.key=abc", "ashlar ashlar.key"] {
             assert!(BootArgs::parse(text).is_err(), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "(ashlar[.=?a-z,:/\" -]{0,30}|[ -~]{0,40}|\\PC{0,20} ){0,4}") {
+            if let Ok(Some(args)) = BootArgs::parse(&text) {
+                args.config.modes().write_data();
+            }
         }
     }
 }

@@ -41,14 +41,7 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
     let has_layers = modes.overlay != Overlay::No || modes.has_extensions();
     let root = site.workspace.root();
     serve(chosen, if has_layers { &lower } else { &root }, Some(&site.setup.init), site)?;
-    let may_write = !modes.write_data()
-        || match site.data.make_writable() {
-            Ok(()) => true,
-            Err(failed) => {
-                degraded.push(failed.to_string());
-                false
-            }
-        };
+    let may_write = may_write(&modes, site, &mut degraded);
     if has_layers {
         let mut lowers = extension::serve_all(&modes, chosen, site, &mut degraded);
         lowers.base(lower.clone());
@@ -71,6 +64,25 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
         degraded,
         refused: Vec::new(),
     })
+}
+
+/// Makes the data partition writable, if it has to be, and ends a reset that was cut short.
+fn may_write(modes: &Modes, site: &Site<'_>, degraded: &mut Vec<String>) -> bool {
+    if !modes.write_data() {
+        return true;
+    }
+    if let Some(failed) = site.unusable {
+        degraded.push(format!("nothing is kept, for the factory reset failed: {failed}"));
+        return false;
+    }
+    if let Err(failed) = site.data.make_writable() {
+        degraded.push(failed.to_string());
+        return false;
+    }
+    if let Err(err) = state::reset::sweep(&site.data.path) {
+        tracing::warn!("what the last reset left: {err}");
+    }
+    true
 }
 
 /// Starts the server of an image.
