@@ -162,7 +162,9 @@ fn make_image(support: &Path, tree: &Path, image: &Path, secret_key: &Path) -> R
     {
         return digest.parse().doing("cannot read the digest of the image");
     }
-    drop(fs::remove_file(&made));
+    for old in [&made, image] {
+        drop(fs::remove_file(old));
+    }
 
     // Beside the tree, for links are made to its files.
     let copy = tree.with_extension("case");
@@ -170,7 +172,7 @@ fn make_image(support: &Path, tree: &Path, image: &Path, secret_key: &Path) -> R
     let victim = copy.join(VICTIM.trim_start_matches('/'));
     fs::write(&victim, noise(4242, 200_000)).doing("cannot write a file")?;
     let mut words = vec!["mkimage".into(), "--quiet".into(), "--root-image".into()];
-    words.extend(["--force", "-z", "zstd,3", "--sign-key"].map(Into::into));
+    words.extend(["-z", "zstd,3", "--sign-key"].map(Into::into));
     words.extend([secret_key, &copy, image].map(|path| path.as_os_str().to_owned()));
     let summary = ashlarfs_mkimage::run(words)
         .map_err(|failure| Stop::Failed(format!("mkimage: {}", failure.message)))?;
