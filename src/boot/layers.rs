@@ -11,11 +11,7 @@ use super::choose::Chosen;
 use super::config::{Modes, Overlay};
 use super::report::Report;
 use super::server::{ServerArgs, is_open};
-<<<<<<< HEAD
-use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount, unmount};
-=======
 use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
->>>>>>> states
 use super::{Failed, Site, extension, places, start};
 use crate::state;
 
