@@ -53,6 +53,11 @@ impl<'a> Bench<'a> {
         Ok(Bench { name, place, wishes, programs, cache, boots: Cell::new(0) })
     }
 
+    /// A case within this one.
+    pub(crate) fn inner(&self, name: &'static str) -> Result<Self> {
+        Bench::new(name, &self.place, self.cache, self.programs, self.wishes)
+    }
+
     /// A kernel by its name in [`crate::kernel`].
     pub(crate) fn kernel(&self, name: &str) -> Result<Kernel> {
         Kernel::get(name, self.cache)

@@ -3,6 +3,7 @@
 mod boot;
 mod damage;
 mod debian;
+mod state;
 mod traps;
 mod trust;
 
@@ -24,5 +25,7 @@ pub(crate) struct Case {
 
 /// All cases, in the order in which they are run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
-    [boot::CASES, traps::CASES, damage::CASES, trust::CASES, debian::CASES].into_iter().flatten()
+    [boot::CASES, traps::CASES, damage::CASES, trust::CASES, state::CASES, debian::CASES]
+        .into_iter()
+        .flatten()
 }

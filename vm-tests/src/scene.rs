@@ -17,7 +17,7 @@ use crate::kernel::Kernel;
 use crate::noise::{FRESH_COUNT, FRESH_LEN, noise};
 use crate::outcome::{Doing, Result, Stop, failed, run};
 use crate::programs::Programs;
-use crate::qemu::{Console, Machine};
+use crate::qemu::{Console, Machine, Writes};
 use crate::tree::Tree;
 
 /// When a machine that only runs busybox is ended: many times what it takes on a busy machine.
@@ -163,6 +163,14 @@ pub(crate) struct Scene<'a> {
     pub ashlar: PathBuf,
     /// Public keys in the initramfs, by their names.
     pub keys: Vec<(String, Vec<u8>)>,
+    /// Further files in the initramfs.
+    pub more: Vec<(String, Vec<u8>)>,
+    /// What becomes of what is written to the disk.
+    pub writes: Writes,
+    /// How large the disk is, as mkfs takes it.
+    pub size: &'static str,
+    /// When a machine is ended.
+    pub limit: Duration,
     /// Whether there is an initramfs, or the kernel mounts the data partition and starts `/ashlar/init` on it.
     pub has_initramfs: bool,
     disk: OnceCell<PathBuf>,
@@ -179,6 +187,10 @@ impl<'a> Scene<'a> {
             data,
             ashlar: bench.programs.ashlar()?.to_owned(),
             keys: Vec::new(),
+            more: Vec::new(),
+            writes: Writes::Kept,
+            size: "128M",
+            limit: LIMIT,
             has_initramfs: true,
             disk: OnceCell::new(),
         })
@@ -266,9 +278,10 @@ impl<'a> Scene<'a> {
             kernel: &self.kernel,
             initramfs: self.has_initramfs.then_some(&initramfs),
             disks: &[disk],
+            writes: &self.writes,
             append,
             memory: 1024,
-            limit: LIMIT,
+            limit: self.limit,
             hang,
         })
     }
@@ -287,7 +300,7 @@ impl<'a> Scene<'a> {
             self.add_trampoline()?;
         }
         let disk = self.bench.place.join("disk.img");
-        disk::make(&self.data, &disk, "128M")?;
+        disk::make(&self.data, &disk, self.size)?;
         Ok(self.disk.get_or_init(|| disk))
     }
 
@@ -323,6 +336,9 @@ impl<'a> Scene<'a> {
         archive.file("init", 0o755, include_bytes!("../guest/initramfs.sh"));
         for (name, key) in &self.keys {
             archive.file(&format!("etc/ashlar/keys/{name}"), 0o644, key);
+        }
+        for (path, content) in &self.more {
+            archive.file(path, 0o644, content);
         }
         for module in ["fuse", "overlay"] {
             if let Some(bytes) = self.kernel.module(module)? {
