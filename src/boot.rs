@@ -58,6 +58,7 @@ impl Failed {
     }
 
     /// What the system said to an attempt.
+    #[expect(clippy::needless_pass_by_value, reason = "it takes what `map_err` gives")]
     pub fn io(doing: impl fmt::Display, err: io::Error) -> Self {
         Failed::new(format_args!("{doing}: {err}"))
     }

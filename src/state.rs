@@ -14,6 +14,8 @@ pub mod overlay;
 pub mod prune;
 pub mod reset;
 pub mod seed;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -43,6 +43,7 @@ pub enum Break {
 
 /// What the kernel command line says to us.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of its own")]
 pub struct BootArgs {
     /// The image.
     pub wanted: Wanted,

@@ -41,7 +41,7 @@ pub(super) fn serve_all(
     root: &Chosen,
     site: &Site<'_>,
     degraded: &mut Vec<String>,
-) -> Result<Lowers, Failed> {
+) -> Lowers {
     let mut lowers = Lowers::default();
     let over = modes.extension_override.iter().map(|name| (name, true));
     let under = modes.extension.iter().map(|name| (name, false));
@@ -52,7 +52,7 @@ pub(super) fn serve_all(
             Err(failed) => degraded.push(format!("extension `{name}` is left out: {failed}")),
         }
     }
-    Ok(lowers)
+    lowers
 }
 
 fn serve(name: &str, root: &Chosen, site: &Site<'_>) -> Result<PathBuf, Failed> {

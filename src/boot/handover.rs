@@ -9,8 +9,8 @@ use std::process::Command;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::mount::UnmountFlags;
 
-use super::Failed;
 use super::workspace::{is_mounted, move_mount};
+use super::{Failed, mounts};
 
 /// The file systems that every root has, in the order in which they are moved.
 const KERNEL_MOUNTS: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
@@ -30,7 +30,7 @@ pub fn move_kernel_mounts(newroot: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Makes `newroot` the root and starts `init` in it, as switch_root(8) does. The initramfs is emptied, for it is memory.
+/// Makes `newroot` the root and starts `init` in it, as `switch_root(8)` does. The initramfs is emptied, for it is memory.
 /// Returns only when it failed.
 pub fn switch_root(newroot: &Path, init: &str, args: &[OsString]) -> Failed {
     let switch = || -> Result<(), Failed> {
@@ -74,10 +74,10 @@ fn exec(init: &str, args: &[OsString]) -> Failed {
 
 /// Removes the files of an initramfs, and nothing else: not what is mounted in it.
 fn empty_initramfs(root: &rustix::fd::OwnedFd) {
-    const RAMFS: i64 = 0x8584_58f6;
-    const TMPFS: i64 = 0x0102_1994;
+    let kind = mounts::at(Path::new("/")).map(|mount| mount.file_system_type);
+    // Where there is no line for it, it is the kernel's first one.
     let is_memory =
-        rustix::fs::fstatfs(root).is_ok_and(|fs| [RAMFS, TMPFS].contains(&i64::from(fs.f_type)));
+        kind.is_none_or(|kind| ["rootfs", "ramfs", "tmpfs"].iter().any(|it| kind == *it));
     if !is_memory {
         return;
     }

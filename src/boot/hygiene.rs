@@ -14,7 +14,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use super::Failed;
 use crate::fuse::mountinfo::Device;
 
-/// What a score of −1000 is called in proc(5): never chosen when memory is short.
+/// What a score of -1000 is called in proc(5): never chosen when memory is short.
 const OOM_SCORE_ADJ_MIN: &str = "-1000";
 /// Where the kernel keeps how long a request may take. More than zero, and it aborts the connection of a server that was
 /// only waiting for a slow disk (Linux 6.14, `fs/fuse/sysctl.c`).

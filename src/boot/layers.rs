@@ -11,7 +11,7 @@ use super::choose::Chosen;
 use super::config::{Modes, Overlay};
 use super::report::Report;
 use super::server::{ServerArgs, is_open};
-use super::workspace::{self, make_dir, mount, mount_tmpfs, move_mount};
+use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
 use super::{Failed, Site, extension, places, start};
 use crate::state;
 
@@ -41,16 +41,9 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
     let has_layers = modes.overlay != Overlay::No || modes.has_extensions();
     let root = site.workspace.root();
     serve(chosen, if has_layers { &lower } else { &root }, Some(&site.setup.init), site)?;
-    let may_write = !modes.write_data()
-        || match site.data.make_writable() {
-            Ok(()) => true,
-            Err(failed) => {
-                degraded.push(failed.to_string());
-                false
-            }
-        };
+    let may_write = may_write(&modes, site, &mut degraded);
     if has_layers {
-        let mut lowers = extension::serve_all(&modes, chosen, site, &mut degraded)?;
+        let mut lowers = extension::serve_all(&modes, chosen, site, &mut degraded);
         lowers.base(lower.clone());
         over_root(&lowers.paths(), &modes.overlay, &root, site, may_write, &mut degraded)?;
     }
@@ -71,6 +64,21 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
         degraded,
         refused: Vec::new(),
     })
+}
+
+/// Makes the data partition writable, if it has to be, and ends a reset that was cut short.
+fn may_write(modes: &Modes, site: &Site<'_>, degraded: &mut Vec<String>) -> bool {
+    if !modes.write_data() {
+        return true;
+    }
+    if let Err(failed) = site.data.make_writable() {
+        degraded.push(failed.to_string());
+        return false;
+    }
+    if let Err(err) = state::reset::sweep(&site.data.path) {
+        tracing::warn!("what the last reset left: {err}");
+    }
+    true
 }
 
 /// Starts the server of an image.
@@ -129,7 +137,11 @@ fn over_root(
             Some(transient(ROOT_OVERLAY, None, site)?)
         }
     };
-    lay(lowers, upper.as_deref(), root)
+    match (lowers, &upper) {
+        // Every extension was left out, and overlayfs wants two.
+        ([only], None) => bind(only, root),
+        _ => lay(lowers, upper.as_deref(), root),
+    }
 }
 
 /// Memory for an overlay: a tmpfs of its own, half of the memory unless a size is said.

@@ -139,8 +139,7 @@ struct Named {
 fn names(content: &[u8]) -> Named {
     if let Some(line) = content.strip_prefix(b"#!") {
         let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let mut words =
-            line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         return Named { interpreter: words.next().map(<[u8]>::to_vec), ..Named::default() };
     }
     elf_names(content).unwrap_or_default()

@@ -16,7 +16,7 @@ use super::{Failed, Setup, handover, needs, setup};
 const NEWROOT: &str = "/newroot";
 /// The words by which Debian's kernel, which lets them pass, tells the first program how to run.
 const RUNLEVELS: [&str; 5] = ["single", "emergency", "rescue", "1", "s"];
-/// `MODULE_INIT_COMPRESSED_FILE` of finit_module(2): the kernel expands it (Linux 5.17).
+/// `MODULE_INIT_COMPRESSED_FILE` of `finit_module(2)`: the kernel expands it (Linux 5.17).
 const COMPRESSED: i32 = 4;
 
 /// Becomes the first program of an image. Returns only when it failed.

@@ -33,7 +33,8 @@ impl Workspace {
             return Err(Failed::new(format!("{WORKSPACE} is in use already"))
                 .hint("the root can be set up once; reboot to do it again"));
         }
-        mount_tmpfs(WORKSPACE, "mode=755,size=1m")?;
+        // Nobody else is let in: there may be set-user-ID files on the data partition that the image has replaced.
+        mount_tmpfs(WORKSPACE, "mode=700,size=1m")?;
         make_private(Path::new(WORKSPACE))?;
         let workspace = Workspace { top: PathBuf::from(WORKSPACE) };
         for path in [workspace.data(), workspace.root(), workspace.lower(), workspace.empty()] {

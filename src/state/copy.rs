@@ -128,7 +128,7 @@ pub(super) struct Out {
     /// Paths of files with several names.
     first: HashMap<Origin, Vec<u8>>,
     /// What could not be restored, and of what.
-    pub(super) left_out: Vec<(Vec<u8>, String)>,
+    pub(super) not_restored: Vec<(Vec<u8>, String)>,
 }
 
 impl Out {
@@ -138,7 +138,7 @@ impl Out {
         let root = rustix::io::fcntl_dupfd_cloexec(&directory, 0)
             .map_err(|errno| Error::io("cannot open a directory twice", errno.into()))?;
         let trail = Trail::new(directory);
-        Ok(Out { trail, root, path: Vec::new(), first: HashMap::new(), left_out: Vec::new() })
+        Ok(Out { trail, root, path: Vec::new(), first: HashMap::new(), not_restored: Vec::new() })
     }
 
     fn join(&self, name: &[u8]) -> Vec<u8> {
@@ -207,7 +207,7 @@ impl Out {
                     }
                     // Not even root may everywhere, as in a container.
                     self.first.remove(&origin);
-                    self.left_out.push((self.join(name), err.to_string()));
+                    self.not_restored.push((self.join(name), err.to_string()));
                     return Ok(());
                 }
                 disk::open(here, name, OFlags::PATH)?
@@ -220,7 +220,7 @@ impl Out {
     fn restore(&mut self, fd: &OwnedFd, node: &Node, path: &[u8]) -> Result<()> {
         let mut left_out = Vec::new();
         node::restore(fd.as_fd(), node, &mut left_out)?;
-        self.left_out.extend(left_out.into_iter().map(|what| (path.to_vec(), what)));
+        self.not_restored.extend(left_out.into_iter().map(|what| (path.to_vec(), what)));
         Ok(())
     }
 

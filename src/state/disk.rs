@@ -123,17 +123,16 @@ impl Trail {
     /// Goes back to the directory above; returns the one that was left.
     pub(super) fn leave(&mut self) -> Result<OwnedFd> {
         let (fd, id) = self.above.pop().ok_or(Error::Invalid)?;
-        let outer = match fd {
-            Some(fd) => fd,
-            None => {
-                let fd = rustix::fs::openat(&self.here, c"..", DIRECTORY, Mode::empty())
-                    .map_err(wrap("open", b".."))?;
-                if Id::of(&stat(&fd).map_err(wrap("look at", b".."))?) != id {
-                    let moved = std::io::Error::other("a directory was moved away meanwhile");
-                    return Err(Error::io("cannot go back to the directory above", moved));
-                }
-                fd
+        let outer = if let Some(fd) = fd {
+            fd
+        } else {
+            let fd = rustix::fs::openat(&self.here, c"..", DIRECTORY, Mode::empty())
+                .map_err(wrap("open", b".."))?;
+            if Id::of(&stat(&fd).map_err(wrap("look at", b".."))?) != id {
+                let moved = std::io::Error::other("a directory was moved away meanwhile");
+                return Err(Error::io("cannot go back to the directory above", moved));
             }
+            fd
         };
         Ok(std::mem::replace(&mut self.here, outer))
     }

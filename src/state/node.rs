@@ -7,6 +7,8 @@ use rustix::io::Errno;
 
 use super::disk::{self, Id, wrap};
 use crate::error::{Error, Result};
+use crate::format::XATTR_VALUE_MAX;
+use crate::format::field::usize_from_u32;
 use crate::format::index::InodeIndex;
 use crate::format::inode::{Inode, Kind};
 use crate::fs::Tree;
@@ -105,7 +107,6 @@ impl Found {
     pub(super) fn of(fd: OwnedFd, name: &[u8]) -> Result<Self> {
         let stat = disk::stat(&fd).map_err(wrap("look at", name))?;
         let kind = Kind::from_mode(stat.stx_mode).ok_or(Error::Invalid)?;
-        let is_path = !matches!(kind, Kind::Dir | Kind::File);
         let target = if kind == Kind::Link {
             rustix::fs::readlinkat(&fd, c"", Vec::new())
                 .map_err(wrap("read the symlink", name))?
@@ -123,42 +124,31 @@ impl Found {
             mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
             device: (stat.stx_rdev_major, stat.stx_rdev_minor),
             target,
-            xattrs: xattrs(fd.as_fd(), is_path).map_err(wrap("read attributes of", name))?,
+            xattrs: xattrs(fd.as_fd()).map_err(wrap("read attributes of", name))?,
         };
         Ok(Found { node, id: Id::of(&stat), fd })
     }
 }
 
-/// A name for what an `O_PATH` descriptor stands for, for calls that take no such descriptor. It leads to that very inode.
+/// A name for what a descriptor stands for, for calls that take none that is only a path. It leads to that very inode.
 fn by_number(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// All extended attributes that this process may see.
-fn xattrs(fd: BorrowedFd<'_>, is_path: bool) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let path = by_number(fd);
-    let list_len = match is_path {
-        true => rustix::fs::listxattr_query(&path),
-        false => rustix::fs::flistxattr_query(fd),
-    };
-    let mut list = match list_len {
+    let mut list = match rustix::fs::listxattr_query(&path) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Ok(len) => vec![0; len],
         Err(errno) => return Err(errno),
     };
-    let list_len = match is_path {
-        true => rustix::fs::listxattr(&path, list.as_mut_slice())?,
-        false => rustix::fs::flistxattr(fd, list.as_mut_slice())?,
-    };
+    let list_len = rustix::fs::listxattr(&path, list.as_mut_slice())?;
     list.truncate(list_len);
     let mut found = Vec::new();
     for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let mut value = vec![0; 1 << 16];
-        let len = match is_path {
-            true => rustix::fs::getxattr(&path, name, value.as_mut_slice()),
-            false => rustix::fs::fgetxattr(fd, name, value.as_mut_slice()),
-        };
-        match len {
+        let mut value = vec![0; usize_from_u32(XATTR_VALUE_MAX)];
+        match rustix::fs::getxattr(&path, name, value.as_mut_slice()) {
             Ok(len) => value.truncate(len),
             // Gone meanwhile, or not for our eyes.
             Err(Errno::NODATA | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => continue,
@@ -176,12 +166,11 @@ fn is_fatal(errno: Errno) -> bool {
     [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO].contains(&errno)
 }
 
-/// Gives a file that was just made its owner, extended attributes, mode and times, in the order in which they last. The
-/// descriptor is for reading or writing, or for anything but a directory or regular file only a path. What this process, or
-/// this file system, may not do is named in `left_out`; an error says that the disk is full or broken.
+/// Gives a file that was just made its owner, extended attributes, mode and times, in the order in which they last. What
+/// this process, or this file system, may not do is named in `left_out`; an error says that the disk is full or broken.
 pub(super) fn restore(fd: BorrowedFd<'_>, node: &Node, left_out: &mut Vec<String>) -> Result<()> {
     disk::step("set attributes")?;
-    let path = (!matches!(node.kind, Kind::Dir | Kind::File)).then(|| by_number(fd));
+    let path = by_number(fd);
     let mut tried = |what: &str, result: rustix::io::Result<()>| match result {
         Err(errno) if is_fatal(errno) => {
             Err(Error::io(format!("cannot set the {what}"), errno.into()))
@@ -192,14 +181,11 @@ pub(super) fn restore(fd: BorrowedFd<'_>, node: &Node, left_out: &mut Vec<String
         }
         Ok(()) => Ok(()),
     };
-    let (uid, gid) = (Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid)));
     let mut mode = node.permissions;
     let stat = disk::stat(fd).map_err(wrap("look at", b"what was made"))?;
     if (stat.stx_uid, stat.stx_gid) != (node.uid, node.gid) {
-        let owned = match path {
-            Some(_) => rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH),
-            None => rustix::fs::fchown(fd, uid, gid),
-        };
+        let (uid, gid) = (Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid)));
+        let owned = rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH);
         if owned.is_err() {
             // Set-user-ID and set-group-ID are worse than useless with another owner.
             mode &= 0o1777;
@@ -207,27 +193,16 @@ pub(super) fn restore(fd: BorrowedFd<'_>, node: &Node, left_out: &mut Vec<String
         tried("owner", owned)?;
     }
     for (name, value) in &node.xattrs {
-        let set = match &path {
-            Some(path) => rustix::fs::setxattr(path, name.as_slice(), value, XattrFlags::empty()),
-            None => rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()),
-        };
+        let set = rustix::fs::setxattr(&path, name.as_slice(), value, XattrFlags::empty());
         tried(&super::shown(name), set)?;
     }
     if node.kind != Kind::Link {
         let mode = Mode::from_raw_mode(mode.into());
-        let set = match &path {
-            Some(path) => rustix::fs::chmodat(CWD, path, mode, AtFlags::empty()),
-            None => rustix::fs::fchmod(fd, mode),
-        };
-        tried("mode", set)?;
+        tried("mode", rustix::fs::chmodat(CWD, &path, mode, AtFlags::empty()))?;
     }
     let time = Timespec { tv_sec: node.mtime.0, tv_nsec: node.mtime.1.into() };
     let times = Timestamps { last_access: time, last_modification: time };
-    let set = match &path {
-        Some(_) => rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH),
-        None => rustix::fs::futimens(fd, &times),
-    };
-    tried("time", set)
+    tried("time", rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH))
 }
 
 /// Takes away what a directory that was just made may have inherited, so that nothing below it inherits it either.

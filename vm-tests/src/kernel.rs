@@ -9,7 +9,7 @@ use crate::apt::Apt;
 use crate::disk::path;
 use crate::outcome::{Doing, Result, Stop, failed, run};
 
-/// What is fetched: the small kernel for virtual machines, which has NVMe and ext4 built in.
+/// What is fetched: the small kernel for virtual machines, which has ext4 and the driver of our disks built in.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
 
 /// Kernels by the names that cases call them, with the suite of Debian that has them.

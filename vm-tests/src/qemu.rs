@@ -26,8 +26,8 @@ pub(crate) const SPOKEN: &str = "ASHLAR-VM: ";
 /// Whether there is a QEMU that works.
 pub(crate) fn check() -> Result<()> {
     let said = run(Command::new(QEMU).arg("--version"))?;
-    let words = said.split_whitespace().skip_while(|word| *word != "version");
-    let version = words.skip(1).next().unwrap_or_default();
+    let mut words = said.split_whitespace().skip_while(|word| *word != "version");
+    let version = words.nth(1).unwrap_or_default();
     match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
         Some(major) if major >= VERSION_MIN => Ok(()),
         _ => skipped(format!(
@@ -43,7 +43,7 @@ pub(crate) struct Machine<'a> {
     pub kernel: &'a Kernel,
     /// What it starts from; none when the kernel mounts the disk itself.
     pub initramfs: Option<&'a Path>,
-    /// NVMe disks, the first is `/dev/nvme0n1`.
+    /// Disks; the first is `/dev/nvme0n1`.
     pub disks: &'a [&'a Path],
     /// What is on the kernel's command line besides the console.
     pub append: String,
@@ -256,9 +256,8 @@ impl Console {
     pub(crate) fn fail<T>(&self, why: impl fmt::Display) -> Result<T> {
         let lines: Vec<_> = self.text.lines().collect();
         let skipped = lines.len().saturating_sub(LINES_SHOWN);
-        let shown: String =
-            lines.iter().skip(skipped).map(|line| format!("  | {line}\n")).collect();
-        failed(format!("{why}\n{shown}  whole console: {}", self.log.display()))
+        let shown = lines.get(skipped..).unwrap_or_default().join("\n  | ");
+        failed(format!("{why}\n  | {shown}\n  whole console: {}", self.log.display()))
     }
 }
 

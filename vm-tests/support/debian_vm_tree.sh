@@ -168,14 +168,21 @@ word=
 for argument in $(cat /proc/cmdline); do
     case $argument in ashlar-vm=*) word=${argument#ashlar-vm=} ;; esac
 done
-echo
-echo '=== ashlar-vm: report begins'
-printf 'state: %s\n' "$(timeout 300 systemctl is-system-running --wait)"
-systemctl list-units --failed --plain --no-legend --no-pager | sed 's/^/failed: /'
-printf 'kernel: %s\n' "$(uname -r)"
-printf 'root: %s\n' "$(findmnt --noheadings --raw --output SOURCE,FSTYPE,OPTIONS --mountpoint /)"
-printf 'time: %s\n' "$(systemd-analyze time | tr '\n' ' ')"
-echo '=== ashlar-vm: report ends'
+state=$(timeout 300 systemctl is-system-running --wait)
+report=$(
+    echo '=== ashlar-vm: report begins'
+    echo "state: $state"
+    systemctl list-units --failed --plain --no-legend --no-pager | while read -r unit _; do
+        echo "failed: $unit"
+        journalctl --boot --unit "$unit" --lines 4 --output cat --no-pager | sed "s/^/log: $unit: /"
+    done
+    echo "kernel: $(uname -r)"
+    echo "root: $(findmnt --noheadings --raw --output SOURCE,FSTYPE,OPTIONS --mountpoint /)"
+    systemd-analyze time | sed 's/^/time: /'
+    echo '=== ashlar-vm: report ends'
+)
+# At once: others write to the console, too.
+printf '\n%s\n' "$report"
 # What an image or a state directory wants to have done in there: the last word is the harness's.
 for script in /usr/lib/ashlar-vm/run.d/* /var/lib/ashlar-vm/run.d/*; do
     [ -x "$script" ] || continue
@@ -190,6 +197,11 @@ END
 chmod 755 "$tree.new/usr/lib/ashlar-vm/report"
 chroot "$tree.new" systemctl --quiet enable systemd-networkd.service serial-getty@ttyS0.service \
     ashlar-vm-report.service
+# Nothing here is to wait for a network that may not be there, nor to start what nobody asked for.
+chroot "$tree.new" systemctl --quiet disable systemd-networkd-wait-online.service podman.service podman-restart.service \
+    podman-auto-update.timer apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service
+: >"$tree.new/etc/motd"
+touch "$tree.new/root/.hushlogin"
 # Host keys are made here: a read-only root could not keep any.
 chroot "$tree.new" ssh-keygen -A >/dev/null
 

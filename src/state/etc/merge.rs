@@ -49,7 +49,7 @@ pub(super) fn merge(sides: Sides<'_>, out: OwnedFd, report: &mut Report) -> Resu
     let top = Inside { current, new: find(sides.new)?, has_old: true, ..Inside::default() };
     merge.push(b"", top)?;
     merge.run()?;
-    for (path, why) in std::mem::take(&mut merge.out.left_out) {
+    for (path, why) in std::mem::take(&mut merge.out.not_restored) {
         merge.report.not_restored.push(Left { path: shown(&path), why });
     }
     Ok(())
@@ -69,6 +69,7 @@ struct Inside {
 }
 
 /// A directory that is being written.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 struct Frame {
     /// Names that are still to come, the next one last.
     names: Vec<Vec<u8>>,

@@ -28,9 +28,8 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match args.as_slice() {
-        [] if rustix::process::getpid() == Pid::INIT => Ok(init()),
+        [] if rustix::process::getpid() == Pid::INIT => init(),
         ["as", uid, program, rest @ ..] => run_as(uid, program, rest),
-        ["euid"] => Ok(println!("{}", rustix::process::geteuid().as_raw())),
         ["status", field] => status(field),
         ["xattr", path, name] => xattr(path, name),
         ["pivot", newroot, init] => pivot(newroot, init),
@@ -93,10 +92,10 @@ impl Voice {
     }
 }
 
-/// What PID 1 does. It does not return, for that would be a panic.
-fn init() {
-    let Ok(kmsg) = File::options().write(true).open("/dev/kmsg") else { return };
-    let mut voice = Voice(kmsg);
+/// What PID 1 does. When it returns, the kernel panics.
+fn init() -> Outcome {
+    let kmsg = File::options().write(true).open("/dev/kmsg");
+    let mut voice = Voice(doing("/dev/kmsg", kmsg)?);
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let argument = |name: &str| {
         let words = cmdline.split_whitespace();
@@ -119,9 +118,7 @@ fn init() {
         voice.say(&format!("ok {}", argument("vm.case=")));
     }
     rustix::fs::sync();
-    if let Err(err) = rustix::system::reboot(RebootCommand::PowerOff) {
-        voice.say(&format!("fail poweroff: {err}"));
-    }
+    doing("poweroff", rustix::system::reboot(RebootCommand::PowerOff))
 }
 
 fn step(name: &str) -> Outcome {

@@ -29,7 +29,19 @@ pub(crate) const CASES: &[Case] = &[
         name: "no-initramfs",
         asks: "does it boot where the kernel starts the program itself?",
         quick: true,
-        run: no_initramfs,
+        run: |bench| no_initramfs(bench, "6.12"),
+    },
+    Case {
+        name: "no-initramfs-6.1",
+        asks: "does it on Linux 6.1, with FUSE as a module on the data partition?",
+        quick: false,
+        run: |bench| no_initramfs(bench, "6.1"),
+    },
+    Case {
+        name: "no-initramfs-7",
+        asks: "does it on the newest Linux?",
+        quick: false,
+        run: |bench| no_initramfs(bench, "7"),
     },
 ];
 
@@ -38,13 +50,10 @@ fn boot(bench: &Bench<'_>, kernel: &str) -> Result<()> {
     boots(&scene, bench)
 }
 
-fn no_initramfs(bench: &Bench<'_>) -> Result<()> {
-    for kernel in ["6.12", "6.1", "7"] {
-        let mut scene = Scene::with_root(bench, kernel, Init::Checks)?;
-        scene.has_initramfs = false;
-        boots(&scene, bench)?;
-    }
-    Ok(())
+fn no_initramfs(bench: &Bench<'_>, kernel: &str) -> Result<()> {
+    let mut scene = Scene::with_root(bench, kernel, Init::Checks)?;
+    scene.has_initramfs = false;
+    boots(&scene, bench)
 }
 
 fn boots(scene: &Scene<'_>, bench: &Bench<'_>) -> Result<()> {

@@ -32,7 +32,9 @@ fn corrupt_file(bench: &Bench<'_>) -> Result<()> {
     console.ended_well()?.spoke(&format!("ok {}", bench.name))?;
     console.spoke("file /victim: cat: read error: Input/output error")?;
     console.spoke("file /links/near: through a link")?;
-    console.says(&["ashlar", &format!("block {block}"), "/victim"])?;
+    let offence = format!(": block {} at offset ", block.0);
+    console.says(&["ashlar: read of inode ", &offence, "is not what was sealed"])?;
+    console.says(&["ashlar: inode ", " is /victim"])?;
     scene.check_disk()
 }
 

@@ -1,0 +1,266 @@
+//! Does `ashlar boot setup` make the root that it was asked for, and leave everything as it was when it cannot?
+//!
+//! Here on this machine's kernel, in name spaces of its own: mounts, processes, a `/run` and a kernel command line that
+//! nobody else sees. Whole machines are booted by `vm-tests`.
+
+#[path = "support/mount.rs"]
+mod mount;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use mount::{ASHLAR, Image, ashlar, can_mount, limited, noise, text};
+
+/// A data partition and what is said to the kernel about it.
+struct Machine {
+    images: Vec<(String, PathBuf)>,
+    files: Vec<(String, String)>,
+}
+
+/// A tree that could be booted: an init, its interpreter, and the mount points.
+fn fill(tree: &Path) {
+    for name in
+        ["dev", "etc", "proc", "run", "sbin", "bin", "sys", "tmp", "var/lib", "opt/tool", "root"]
+    {
+        fs::create_dir_all(tree.join(name)).unwrap();
+    }
+    program(&tree.join("sbin/init"), b"#!/bin/sh\n");
+    program(&tree.join("bin/sh"), &noise(7, 300_000));
+    fs::write(tree.join("etc/hostname"), "stone\n").unwrap();
+    fs::write(tree.join("etc/os-release"), "ID=test\nVERSION_ID=1\n").unwrap();
+    fs::write(tree.join("var/lib/seed"), "seed\n").unwrap();
+    fs::write(tree.join("opt/tool/version"), "1\n").unwrap();
+    fs::write(tree.join("which"), "first\n").unwrap();
+}
+
+fn program(path: &Path, content: &[u8]) {
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+impl Machine {
+    fn new(images: &[(&str, &Image)]) -> Machine {
+        let images = images.iter().map(|(name, image)| ((*name).to_owned(), image.path.clone()));
+        Machine { images: images.collect(), files: Vec::new() }
+    }
+
+    fn file(mut self, name: &str, content: &str) -> Machine {
+        self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
+    /// Runs a shell script in which `setup` sets up the root with a kernel command line, and `$root` and `$data` are where
+    /// it is and where the data partition is seen then.
+    fn run(&self, script: &str) -> Output {
+        let directory = tempfile::tempdir().unwrap();
+        let place = text(directory.path());
+        let mut head = format!(
+            "set -eu\nplace={place}\nashlar={ASHLAR}\nroot=$place/newroot\ndata=/run/initramfs/ashlar/data\n\
+             mount -t tmpfs tmpfs /run\nmkdir $root\nmount -t tmpfs -o size=300m data $root\n"
+        );
+        for (name, path) in &self.images {
+            head += &format!("mkdir -p $(dirname $root/{name})\ncp {} $root/{name}\n", text(path));
+        }
+        for (name, content) in &self.files {
+            let path = directory.path().join("file");
+            let kept = path.with_extension(name.replace('/', "_"));
+            fs::write(&kept, content).unwrap();
+            head += &format!("mkdir -p $(dirname $root/{name})\ncp {} $root/{name}\n", text(&kept));
+        }
+        head += "setup() {\n  echo \"$*\" >$place/cmdline\n  mount --bind $place/cmdline /proc/cmdline\n  \
+                 $ashlar boot setup $root\n}\n\
+                 refused() { if \"$@\" 2>$place/why; then echo \"not refused: $*\"; exit 1; fi; }\n";
+        Command::new("unshare")
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"])
+            .arg(head + script)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// The same, of a script that must not fail. Returns what it said.
+    fn runs(&self, script: &str) -> String {
+        let output = self.run(script);
+        assert!(output.status.success(), "{output:#?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+fn alone(test: &'static str, body: impl FnOnce() + Send + 'static) {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: {test}: must be root");
+        return;
+    }
+    if can_mount(test) {
+        limited(test, 120, body);
+    }
+}
+
+#[test]
+fn the_root_is_read_only_and_var_is_kept() {
+    alone("the_root_is_read_only_and_var_is_kept", || {
+        let image = Image::build(&[], fill);
+        let machine = Machine::new(&[("images/a.img", &image)]);
+        let said = machine.runs(&format!(
+            "setup ashlar={}\n\
+             cat $root/which $root/var/lib/seed\n\
+             refused touch $root/new; grep -q 'Read-only' $place/why\n\
+             refused touch $root/etc/new\n\
+             echo x >$root/tmp/x; echo mine >$root/var/lib/mine\n\
+             cat $data/var/lib/mine\n\
+             stat -c %a $root/tmp\n\
+             grep -c 'fuse.ashlar' /proc/mounts\n\
+             $ashlar boot status\n\
+             test $(stat -f -c %b $root) -gt 70000\n\
+             for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in @ashlar*) echo server $(cat $p/comm) $(ls -A $p/root/ | wc -l);; esac; done\n",
+            image.digest
+        ));
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[..5], ["first", "seed", "mine", "1777", "1"], "{said}");
+        assert!(said.contains("\nauthenticated by  root-digest\n"), "{said}");
+        assert!(said.contains("\nserver ashlar 0\n"), "{said}");
+    });
+}
+
+#[test]
+fn without_a_word_to_us_nothing_happens() {
+    alone("without_a_word_to_us_nothing_happens", || {
+        let image = Image::build(&[], fill);
+        let machine = Machine::new(&[("root.img", &image)]);
+        let said = machine.runs("setup quiet root=/dev/sda1\nls $root; test ! -e /run/initramfs\n");
+        assert_eq!(said, "root.img\n");
+    });
+}
+
+#[test]
+fn what_nobody_vouches_for_is_refused_and_all_is_as_it_was() {
+    alone("what_nobody_vouches_for_is_refused_and_all_is_as_it_was", || {
+        let image = Image::build(&[], fill);
+        let machine = Machine::new(&[("root.img", &image)]);
+        let wrong = "0".repeat(64);
+        for (cmdline, why, hint) in [
+            ("ashlar", "root.img: nothing vouches for it", "ashlar.key="),
+            ("ashlar=other", "nothing vouches for it", "ashlar.key="),
+            (&format!("ashlar={wrong}"), "nothing vouches for it", "ashlar.key="),
+            (
+                &format!("ashlar=root.img ashlar.roothash={wrong}"),
+                "does not have the root digest",
+                "check",
+            ),
+            ("ashlar ashlar.roothash=1", "is no digest", ""),
+            (
+                "ashlar ashlar.key=RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
+                "not signed",
+                "sign",
+            ),
+        ] {
+            let said = machine.runs(&format!(
+                "refused setup '{cmdline}'\ncat $place/why\necho\nls $root\n\
+                 grep -c ashlar /proc/mounts || true\n"
+            ));
+            assert!(said.ends_with("\nroot.img\n0\n"), "{cmdline}: {said}");
+            assert!(said.contains("ashlar: error: ") && said.contains(why), "{cmdline}: {said}");
+            assert!(said.contains(hint), "{cmdline}: {said}");
+        }
+        let said = machine.runs("setup ashlar=? 2>$place/err; cat $root/which; cat $place/err");
+        assert!(said.starts_with("first\n") && said.contains("IS NOT AUTHENTICATED"), "{said}");
+    });
+}
+
+#[test]
+fn a_damaged_first_program_is_found_before_it_is_needed() {
+    alone("a_damaged_first_program_is_found_before_it_is_needed", || {
+        let good = Image::build(&["--image-version", "1"], fill);
+        let bad = Image::build(&["--image-version", "2"], |tree| {
+            fill(tree);
+            fs::write(tree.join("which"), "second\n").unwrap();
+        });
+        let secret = good.directory.path().join("k");
+        let made = ashlar(&["key", "generate", "--no-password", text(&secret)]);
+        assert!(made.status.success(), "{made:?}");
+        for image in [&good, &bad] {
+            let signed = ashlar(&[
+                "sign",
+                "--key",
+                text(&secret),
+                "--root-digest",
+                &image.digest,
+                text(&image.path),
+            ]);
+            assert!(signed.status.success(), "{signed:?}");
+        }
+        let public = fs::read_to_string(good.directory.path().join("k.pub")).unwrap();
+        let key = public.lines().nth(1).unwrap();
+        let machine = Machine::new(&[("images/good.img", &good), ("images/bad.img", &bad)]);
+        // The newest, as long as it is whole.
+        let said = machine.runs(&format!("setup ashlar ashlar.key={key}\ncat $root/which"));
+        assert_eq!(said, "second\n");
+        let said = machine
+            .runs(&format!("setup ashlar ashlar.slot=previous ashlar.key={key}\ncat $root/which"));
+        assert_eq!(said, "first\n");
+        // The interpreter of init lies in the first block of data.
+        let flip =
+            "printf X | dd of=$root/images/bad.img bs=1 seek=100000 conv=notrunc 2>/dev/null";
+        let said = machine.runs(&format!(
+            "{flip}\nsetup ashlar ashlar.key={key} 2>$place/err\ncat $root/which $place/err\n\
+             $ashlar boot status | grep ^refused\n"
+        ));
+        assert!(said.starts_with("first\n"), "{said}");
+        assert!(said.contains("images/bad.img is refused: "), "{said}");
+        assert!(said.contains("which is needed to boot"), "{said}");
+        assert!(said.contains("\nrefused           images/bad.img: "), "{said}");
+        // Nothing but the one that is named, when that is wanted.
+        let said = machine.runs(&format!(
+            "{flip}\nrefused setup ashlar=bad ashlar.fallback=no ashlar.key={key}\ncat $place/why\nls $root"
+        ));
+        assert!(said.contains("no image can be booted; images/bad.img: "), "{said}");
+        assert!(said.ends_with("images\n"), "{said}");
+    });
+}
+
+#[test]
+fn state_goes_where_it_was_told_to() {
+    alone("state_goes_where_it_was_told_to", || {
+        let image = Image::build(&[], fill);
+        let extension = Image::build(&[], |tree| {
+            let release = tree.join("usr/lib/extension-release.d");
+            fs::create_dir_all(&release).unwrap();
+            fs::write(release.join("extension-release.tools"), "ID=test\nVERSION_ID=1\n").unwrap();
+            fs::create_dir_all(tree.join("opt/extra")).unwrap();
+            fs::write(tree.join("opt/extra/x"), "extra\n").unwrap();
+            fs::write(tree.join("which"), "extension\n").unwrap();
+        });
+        let machine = Machine::new(&[("root.img", &image), ("images/tools.img", &extension)]);
+        let overlay = machine.runs(
+            "setup 'ashlar=? ashlar.overlay=tmpfs:size=8m'\n\
+             echo new >$root/new; rm $root/which; echo e >$root/etc/hostname\n\
+             cat /run/initramfs/ashlar/lower/which\ncat $root/new\ntest ! -e $root/which\nstat -f -c %T $root\n",
+        );
+        assert_eq!(overlay, "first\nnew\noverlayfs\n");
+        let file =
+            "etc = \"merge\"\nstate-overlay = [\"/opt\"]\nbind = [\"/root\", \"/etc/hostname\"]\n";
+        let kept = Machine::new(&[("root.img", &image)]).file("ashlar.toml", file).runs(
+            "setup ashlar=?\n\
+             echo local >$root/etc/local; echo o >$root/opt/tool/own; echo r >$root/root/r; echo h >$root/etc/hostname\n\
+             cat $data/state/etc.*/local $data/state/overlay/opt/upper/tool/own $data/state/bind/root/r $data/state/bind/etc/hostname\n\
+             refused touch $root/sbin/x\n",
+        );
+        assert_eq!(kept, "local\no\nr\nh\n");
+        let merged = machine.runs(
+            "setup 'ashlar=?root.img ashlar.extension=tools'\ncat $root/opt/extra/x $root/which\nrefused touch $root/new\n",
+        );
+        assert_eq!(merged, "extra\nfirst\n");
+        let over = machine.runs(
+            "setup 'ashlar=?root.img ashlar.extension-override=tools ashlar.overlay=persistent'\n\
+             cat $root/opt/extra/x $root/which\necho x >$root/x\ncat $data/state/overlay/@root/upper/x\n",
+        );
+        assert_eq!(over, "extra\nextension\nx\n");
+        let odd = machine.runs(
+            "setup 'ashlar=?root.img ashlar.extension=none,../x ashlar.colour=blue ashlar.bind=/not/there' 2>$place/err\n\
+             cat $root/which; grep -c 'left out\\|ignored\\|/not/there' $place/err\n$ashlar boot status | grep -c ^degraded\n",
+        );
+        assert_eq!(odd, "first\n4\n3\n");
+    });
+}
