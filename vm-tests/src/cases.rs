@@ -1,6 +1,7 @@
 //! Which cases are there?
 
 mod boot;
+mod compare;
 mod damage;
 mod traps;
 mod trust;
@@ -23,5 +24,15 @@ pub(crate) struct Case {
 
 /// All cases, in the order in which they are run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
-    [boot::CASES, traps::CASES, damage::CASES, trust::CASES].into_iter().flatten()
+    [boot::CASES, traps::CASES, damage::CASES, trust::CASES, compare::CASES].into_iter().flatten()
+}
+
+/// Cases that measure, and take long: `run --all` leaves them to whoever names them.
+const BY_NAME: &[&str] = &["compare"];
+
+impl Case {
+    /// Whether `run --all` includes it.
+    pub(crate) fn in_all(&self) -> bool {
+        !BY_NAME.contains(&self.name)
+    }
 }

@@ -1,6 +1,6 @@
 //! What does a machine say that boots from one of them? The same machine for all: two disks, the first with `/var`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -58,10 +58,9 @@ impl<'a> Contest<'a> {
         Figures::read(&console)
     }
 
-    fn boot(&self, data: &PathBuf, what: &str) -> Result<Console> {
+    fn boot(&self, data: &Path, what: &str) -> Result<Console> {
         let name = self.contestant.name;
-        let mut append =
-            format!("quiet vm.compare={what} vm.root={}", self.contestant.file_system);
+        let mut append = format!("quiet vm.compare={what} vm.root={}", self.contestant.file_system);
         if let Some(verity) = self.images.verity(name)? {
             append.push_str(&format!(" vm.verity={verity}"));
         }
@@ -70,7 +69,7 @@ impl<'a> Contest<'a> {
             append.push_str(" ashlar=root.img");
         }
         let image = self.images.image(name);
-        let disks = [data.as_path(), image.as_path()];
+        let disks = [data, image.as_path()];
         self.bench.boot(&Machine {
             kernel: &self.images.kernel,
             initramfs: Some(&self.images.initramfs),
