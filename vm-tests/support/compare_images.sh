@@ -76,12 +76,11 @@ ln -s ../ashlar-vm-measure.service tree/usr/lib/systemd/system/multi-user.target
 lists=tree/usr/lib/ashlar-vm
 (cd tree && find usr/share/man usr/share/perl usr/lib/x86_64-linux-gnu/perl* usr/lib/python3* usr/include \
     usr/share/doc usr/lib/gcc usr/share/bash-completion -xdev -type f -size +0 -size -2048k) |
-    while read -r file; do printf '%s %s\n' "$(sha256sum <<<"$file" | cut -c 1-16)" "/$file"; done |
-    sort | cut -d' ' -f2- | head -n $((set_files * 2)) >all
+    LC_ALL=C sort | sed 's|^|/|' | shuf -n $((set_files * 2)) --random-source=<(yes ashlar) >all
 head -n "$set_files" all >$lists/first
 tail -n +$((set_files + 1)) all >$lists/second
 (cd tree && find . -xdev -type f -printf '%s /%P\n') |
-    grep -v ' /var/' | sort -k1,1nr -k2 | head -n "$biggest_files" | cut -d' ' -f2 >$lists/biggest
+    grep -v ' /var/' | sort -k1,1nr -k2 | sed -n "1,${biggest_files}s/^[0-9]* //p" >$lists/biggest
 [[ $(wc -l <$lists/second) -eq $set_files && $(wc -l <$lists/biggest) -eq $biggest_files ]]
 rm all
 
