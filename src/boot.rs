@@ -143,16 +143,28 @@ pub struct Site<'a> {
     pub data: &'a Data,
     /// The keys by which images must be signed.
     pub keys: &'a Keys,
+    /// Why nothing that was kept may be used: it should have been forgotten, and that failed.
+    pub unusable: Option<&'a Failed>,
 }
 
 /// The same, when there is a place for everything. What is mounted in it is the caller's to take away.
 fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result<Report, Failed> {
     let data = Data::take(&setup.newroot, workspace.data())?;
     let keys = Keys::collect(Path::new(KEYS), &args.keys);
-    let site = Site { setup, args, workspace, data: &data, keys: &keys };
-    reset_if_asked(args, &data)?;
+    let unusable = reset_if_asked(args, &data).err();
+    let site =
+        Site { setup, args, workspace, data: &data, keys: &keys, unusable: unusable.as_ref() };
+    let candidates = choose::candidates(&data.path, args)?;
     let mut refused = Vec::new();
-    for candidate in choose::candidates(&data.path, args)? {
+    if let Some(missing) = candidates.missing {
+        tracing::error!("{missing}");
+        refused.push(Refused {
+            image: args.wanted.to_string(),
+            why: missing.message,
+            hint: missing.hint,
+        });
+    }
+    for candidate in candidates.images {
         match boot_from(&candidate, &site) {
             Ok(mut report) => {
                 layers::replace(&setup.newroot, workspace)?;
@@ -182,7 +194,7 @@ fn boot_from(candidate: &Candidate, site: &Site<'_>) -> Result<Report, Failed> {
     layers::build(&chosen, &modes, site)
 }
 
-/// Forgets everything, if somebody asked for it. What was begun is ended before anything of it is used.
+/// Forgets everything, if somebody asked for it. When that fails, nothing of it must be used, and the next boot tries again.
 fn reset_if_asked(args: &BootArgs, data: &Data) -> Result<(), Failed> {
     if !args.reset && !state::reset::is_asked(&data.path) {
         return Ok(());

@@ -142,8 +142,8 @@ fn what_nobody_vouches_for_is_refused_and_all_is_as_it_was() {
         let wrong = "0".repeat(64);
         for (cmdline, why, hint) in [
             ("ashlar", "root.img: nothing vouches for it", "ashlar.key="),
-            ("ashlar=other", "nothing vouches for it", "ashlar.key="),
-            (&format!("ashlar={wrong}"), "nothing vouches for it", "ashlar.key="),
+            ("ashlar=other", "there is no image `other`", "images there: root.img"),
+            (&format!("ashlar={wrong}"), "there is no image with root digest 0000", "images there"),
             (
                 &format!("ashlar=root.img ashlar.roothash={wrong}"),
                 "does not have the root digest",

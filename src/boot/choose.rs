@@ -92,37 +92,35 @@ impl Chosen {
     }
 }
 
-/// The images that may be booted, the best first.
-pub fn candidates(data: &Path, args: &BootArgs) -> Result<Vec<Candidate>, Failed> {
+/// The images that may be booted.
+#[derive(Debug, Default)]
+pub struct Candidates {
+    /// The best first.
+    pub images: Vec<Candidate>,
+    /// What is asked for and not there.
+    pub missing: Option<Failed>,
+}
+
+/// The images that may be booted. What is asked for comes first; the others need a signature, which [`open`] insists on.
+pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
     let mut all = all(data)?;
-    let mut first = match &args.wanted {
-        Wanted::Any => None,
+    let list: Vec<String> = all.iter().map(|path| shown(data, path)).collect();
+    let there =
+        format!("images there: {}", if list.is_empty() { "none".into() } else { list.join(", ") });
+    let (mut first, missing) = match &args.wanted {
+        Wanted::Any => (None, None),
         Wanted::Name(name) => {
-            let path = named(data, name).ok_or_else(|| {
-                let list: Vec<String> = all.iter().map(|path| shown(data, path)).collect();
-                let there = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
-                Failed::new(format!("there is no image `{name}` on the data partition"))
-                    .hint(format!("images there: {there}"))
-            });
-            match path {
-                Ok(path) => Some(Candidate { path, pinned: args.root_digest }),
-                Err(failed) if all.is_empty() || !args.fallback => return Err(failed),
-                Err(failed) => {
-                    tracing::error!("{failed}");
-                    None
-                }
-            }
+            let found = named(data, name).map(|path| Candidate { path, pinned: args.root_digest });
+            let why = format!("there is no image `{name}` on the data partition");
+            (found, Some(Failed::new(why).hint(there)))
         }
         Wanted::Digest(digest) => {
-            let path = with_digest(&all, *digest);
-            if path.is_none() {
-                tracing::error!(
-                    "there is no image with root digest {digest} on the data partition"
-                );
-            }
-            path.map(|path| Candidate { path, pinned: Some(*digest) })
+            let pin = |path| Candidate { path, pinned: Some(*digest) };
+            let why = format!("there is no image with root digest {digest} on the data partition");
+            (with_digest(&all, *digest).map(pin), Some(Failed::new(why).hint(there)))
         }
     };
+    let missing = missing.filter(|_| first.is_none());
     all.retain(|path| first.as_ref().is_none_or(|first| first.path != *path));
     let mut rest: Vec<Candidate> =
         all.into_iter().map(|path| Candidate { path, pinned: None }).collect();
@@ -141,18 +139,15 @@ pub fn candidates(data: &Path, args: &BootArgs) -> Result<Vec<Candidate>, Failed
             }
         }
     }
-    let is_pinned = args.root_digest.is_some() || matches!(args.wanted, Wanted::Digest(_));
-    let mut candidates: Vec<Candidate> = first.into_iter().collect();
-    // A digest says which one; others need a signature, which `open` insists on.
-    if args.fallback || candidates.is_empty() && !is_pinned {
-        candidates.extend(rest);
-    }
-    if candidates.is_empty() {
+    let take_rest = args.fallback || first.is_none() && missing.is_none();
+    let images: Vec<Candidate> =
+        first.into_iter().chain(rest.into_iter().filter(|_| take_rest)).collect();
+    if images.is_empty() && missing.is_none() {
         return Err(Failed::new("there is no image on the data partition").hint(format!(
             "put one at {IMAGES}/NAME.img or {SINGLE}, or correct `root=` on the kernel command line"
         )));
     }
-    Ok(candidates)
+    Ok(Candidates { images, missing })
 }
 
 /// A path as it is seen from the data partition.

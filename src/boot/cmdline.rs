@@ -20,6 +20,16 @@ pub enum Wanted {
     Digest(Digest),
 }
 
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wanted::Any => Ok(()),
+            Wanted::Name(name) => f.write_str(name),
+            Wanted::Digest(digest) => digest.fmt(f),
+        }
+    }
+}
+
 /// Which of several images is asked for, counted from the one that would be booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Slot {
@@ -112,6 +122,14 @@ impl BootArgs {
                     }
                 }
             }
+        }
+        match (&args.wanted, args.root_digest) {
+            // Whatever it is called.
+            (Wanted::Any, Some(digest)) => args.wanted = Wanted::Digest(digest),
+            (Wanted::Digest(one), Some(other)) if *one != other => {
+                return Err(BadCmdline(format!("ashlar={one} and ashlar.roothash={other} differ")));
+            }
+            _ => {}
         }
         Ok(is_ours.then_some(args))
     }
@@ -258,8 +276,26 @@ mod tests {
 
     #[test]
     fn what_decides_over_trust_must_be_understood() {
-        for text in ["ashlar ashlar.roothash=123", "ashlar ashlar.key=abc", "ashlar ashlar.key"] {
+        let other = HEX.replace('6', "7");
+        for text in [
+            "ashlar ashlar.roothash=123",
+            "ashlar ashlar.key=abc",
+            "ashlar ashlar.key",
+            &format!("ashlar={HEX} ashlar.roothash={other}"),
+        ] {
             assert!(BootArgs::parse(text).is_err(), "{text}");
+        }
+        // A digest is never overlooked.
+        let args = parse(&format!("ashlar ashlar.roothash={HEX}"));
+        assert_eq!(args.wanted, Wanted::Digest(HEX.parse().unwrap()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "(ashlar[.=?a-z,:/\" -]{0,30}|[ -~]{0,40}|\\PC{0,20} ){0,4}") {
+            if let Ok(Some(args)) = BootArgs::parse(&text) {
+                args.config.modes().write_data();
+            }
         }
     }
 }

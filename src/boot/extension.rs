@@ -35,24 +35,30 @@ impl Lowers {
     }
 }
 
-/// Mounts all extensions that can be trusted and that fit. Others are left out, and noted.
+/// Mounts all extensions that can be trusted and that fit. Others are left out, also of what the modes say, and noted.
 pub(super) fn serve_all(
-    modes: &Modes,
+    modes: &mut Modes,
     root: &Chosen,
     site: &Site<'_>,
     degraded: &mut Vec<String>,
 ) -> Lowers {
-    let mut lowers = Lowers::default();
-    let over = modes.extension_override.iter().map(|name| (name, true));
-    let under = modes.extension.iter().map(|name| (name, false));
-    for (name, overrides) in over.chain(under) {
-        match serve(name, root, site) {
-            Ok(path) if overrides => lowers.above.push(path),
-            Ok(path) => lowers.below.push(path),
-            Err(failed) => degraded.push(format!("extension `{name}` is left out: {failed}")),
-        }
-    }
-    lowers
+    let mut serve_each = |names: &mut Vec<String>| {
+        let mut paths = Vec::new();
+        names.retain(|name| match serve(name, root, site) {
+            Ok(path) => {
+                paths.push(path);
+                true
+            }
+            Err(failed) => {
+                degraded.push(format!("extension `{name}` is left out: {failed}"));
+                false
+            }
+        });
+        paths
+    };
+    let above = serve_each(&mut modes.extension_override);
+    let below = serve_each(&mut modes.extension);
+    Lowers { above, base: None, below }
 }
 
 fn serve(name: &str, root: &Chosen, site: &Site<'_>) -> Result<PathBuf, Failed> {

@@ -11,7 +11,7 @@ use super::choose::Chosen;
 use super::config::{Modes, Overlay};
 use super::report::Report;
 use super::server::{ServerArgs, is_open};
-use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
+use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount, unmount};
 use super::{Failed, Site, extension, places, start};
 use crate::state;
 
@@ -43,7 +43,7 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
     serve(chosen, if has_layers { &lower } else { &root }, Some(&site.setup.init), site)?;
     let may_write = may_write(&modes, site, &mut degraded);
     if has_layers {
-        let mut lowers = extension::serve_all(&modes, chosen, site, &mut degraded);
+        let mut lowers = extension::serve_all(&mut modes, chosen, site, &mut degraded);
         lowers.base(lower.clone());
         over_root(&lowers.paths(), &modes.overlay, &root, site, may_write, &mut degraded)?;
     }
@@ -70,6 +70,10 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
 fn may_write(modes: &Modes, site: &Site<'_>, degraded: &mut Vec<String>) -> bool {
     if !modes.write_data() {
         return true;
+    }
+    if let Some(failed) = site.unusable {
+        degraded.push(format!("nothing is kept, for the factory reset failed: {failed}"));
+        return false;
     }
     if let Err(failed) = site.data.make_writable() {
         degraded.push(failed.to_string());
@@ -100,7 +104,8 @@ pub(super) fn serve(
     })
 }
 
-/// Lays the overlay over the root, or only the images over each other.
+/// Lays the overlay over the root, or only the images over each other. Where the data partition cannot have it, it is in
+/// memory.
 fn over_root(
     lowers: &[PathBuf],
     overlay: &Overlay,
@@ -109,39 +114,39 @@ fn over_root(
     may_write: bool,
     degraded: &mut Vec<String>,
 ) -> Result<(), Failed> {
-    let kept = Path::new(OVERLAYS).join(ROOT_OVERLAY);
-    let data = &site.data.path;
-    let prepare = || -> Result<PathBuf, Failed> {
-        match overlay {
-            Overlay::PersistentClear => state::overlay::clear(data, &kept)?,
-            Overlay::PersistentMove => drop(state::overlay::set_aside(data, &kept)?),
-            _ => {}
-        }
-        drop(state::make_directories(data, &kept)?);
-        Ok(data.join(&kept))
+    // Tools look for the device of `/` by the name of what is mounted there (grub-probe does); `overlay` would be none.
+    let over = |kept: Option<&Path>| lay(lowers, kept, root, &site.data.source);
+    let in_memory = |size| over(Some(&transient(ROOT_OVERLAY, size, site)?));
+    let on_disk = || {
+        places::needs_writing(may_write)?;
+        over(Some(&persistent(overlay, &site.data.path)?))
     };
-    let upper = match overlay {
-        Overlay::No => None,
-        Overlay::Tmpfs { size } => Some(transient(ROOT_OVERLAY, size.as_deref(), site)?),
-        _ if may_write => match prepare() {
-            Ok(kept) => Some(kept),
-            Err(failed) => {
-                degraded.push(format!(
-                    "the overlay of / is in memory, and gone at the next boot: {failed}"
-                ));
-                Some(transient(ROOT_OVERLAY, None, site)?)
-            }
+    match overlay {
+        Overlay::No => match lowers {
+            // Every extension was left out, and overlayfs wants two.
+            [only] => bind(only, root),
+            _ => over(None),
         },
-        _ => {
-            degraded.push("the overlay of / is in memory, and gone at the next boot".to_owned());
-            Some(transient(ROOT_OVERLAY, None, site)?)
-        }
-    };
-    match (lowers, &upper) {
-        // Every extension was left out, and overlayfs wants two.
-        ([only], None) => bind(only, root),
-        _ => lay(lowers, upper.as_deref(), root),
+        Overlay::Tmpfs { size } => in_memory(size.as_deref()),
+        _ => on_disk().or_else(|failed| {
+            degraded.push(format!(
+                "the overlay of / is in memory, and gone at the next boot: {failed}"
+            ));
+            in_memory(None)
+        }),
     }
+}
+
+/// The overlay of the root on the data partition, as it shall begin.
+fn persistent(overlay: &Overlay, data: &Path) -> Result<PathBuf, Failed> {
+    let kept = Path::new(OVERLAYS).join(ROOT_OVERLAY);
+    match overlay {
+        Overlay::PersistentClear => state::overlay::clear(data, &kept)?,
+        Overlay::PersistentMove => drop(state::overlay::set_aside(data, &kept)?),
+        _ => {}
+    }
+    drop(state::make_directories(data, &kept)?);
+    Ok(data.join(&kept))
 }
 
 /// Memory for an overlay: a tmpfs of its own, half of the memory unless a size is said.
@@ -157,7 +162,13 @@ pub(super) fn transient(
 }
 
 /// Mounts an overlay. `lowers` are directories, the uppermost first; `kept` is where the upper and the work directory are.
-pub(super) fn lay(lowers: &[PathBuf], kept: Option<&Path>, at: &Path) -> Result<(), Failed> {
+/// `source` is only a name.
+pub(super) fn lay(
+    lowers: &[PathBuf],
+    kept: Option<&Path>,
+    at: &Path,
+    source: &Path,
+) -> Result<(), Failed> {
     let list: Vec<String> = lowers.iter().map(|path| path.display().to_string()).collect();
     let mut options = format!("lowerdir={},{OPTIONS}", list.join(":"));
     let mut flags = MountFlags::RDONLY;
@@ -173,9 +184,24 @@ pub(super) fn lay(lowers: &[PathBuf], kept: Option<&Path>, at: &Path) -> Result<
         options = format!("{options},upperdir={},workdir={}", upper.display(), work.display());
         flags = MountFlags::empty();
     }
-    mount("overlay", at, "overlay", flags, &options).map_err(|failed| {
+    mount(source, at, "overlay", flags, &options).map_err(|failed| {
         failed.hint("the kernel needs overlayfs: is the module in the initramfs?")
-    })
+    })?;
+    // Where it cannot make its work directory, overlayfs says so in the kernel's log and goes on without writing.
+    if kept.is_some() && is_read_only(at) {
+        unmount(at);
+        return Err(Failed::new(format_args!(
+            "the overlay of {} cannot be written to",
+            at.display()
+        ))
+        .hint("is the data partition full? the kernel's log says more"));
+    }
+    Ok(())
+}
+
+fn is_read_only(at: &Path) -> bool {
+    rustix::fs::statvfs(at)
+        .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
 fn copy_owner(from: &Path, to: &Path) -> Result<(), Failed> {

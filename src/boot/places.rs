@@ -51,7 +51,8 @@ pub(super) fn fill(
     }
 }
 
-fn needs_writing(may_write: bool) -> Result<(), Failed> {
+/// Refuses what cannot be without a data partition that can be written to.
+pub(super) fn needs_writing(may_write: bool) -> Result<(), Failed> {
     if may_write { Ok(()) } else { Err(Failed::new("the data partition cannot be written to")) }
 }
 
@@ -66,7 +67,7 @@ fn etc(
     let at = root.join("etc");
     let transient = || {
         let kept = layers::transient(ETC_OVERLAY, None, site)?;
-        layers::lay(std::slice::from_ref(&at), Some(&kept), &at)
+        lay_over(&at, &kept)
     };
     let kept = || -> Result<(), Failed> {
         needs_writing(may_write)?;
@@ -76,7 +77,7 @@ fn etc(
         }
         let below = Path::new(OVERLAYS).join(ETC_OVERLAY);
         drop(state::make_directories(&site.data.path, &below)?);
-        layers::lay(std::slice::from_ref(&at), Some(&site.data.join(below)), &at)
+        lay_over(&at, &site.data.join(below))
     };
     match mode {
         Etc::Ro => Ok(()),
@@ -86,6 +87,11 @@ fn etc(
             Err(Failed::new(format_args!("{failed}; changes are gone at the next boot")))
         }),
     }
+}
+
+/// Lays an overlay over a directory of the root.
+fn lay_over(at: &PathBuf, kept: &Path) -> Result<(), Failed> {
+    layers::lay(std::slice::from_ref(at), Some(kept), at, Path::new("overlay"))
 }
 
 /// The directory with the image's `/etc` and the changes that were made to the one before.
@@ -179,7 +185,7 @@ fn state_overlay(tree: &Tree, path: &str, root: &Path, site: &Site<'_>) -> Resul
     if !report.removed.is_empty() {
         tracing::info!("{path}: the new image replaces {}", report.removed.join(", "));
     }
-    layers::lay(std::slice::from_ref(&at), Some(&kept), &at)
+    lay_over(&at, &kept)
 }
 
 /// Puts a file or directory of the data partition in the place of the image's, from which it was copied the first time.

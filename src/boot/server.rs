@@ -52,8 +52,8 @@ pub struct ServerArgs {
 pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     // Started through /proc/self/exe, it would be called `exe`.
     rustix::thread::set_name(c"ashlar").unwrap_or_default();
-    hygiene::first()?;
     super::kmsg::start(tracing::level_filters::LevelFilter::INFO, false);
+    hygiene::first()?;
     #[cfg(feature = "without-cures")]
     crate::fuse::BRIEFLY.store(is_open(&args.without, "ttl"), std::sync::atomic::Ordering::Relaxed);
     let tree = open_as(&args.image, Anchor::RootDigest(args.root_digest))?;

@@ -14,7 +14,7 @@ use super::{Failed, Setup, handover, needs, setup};
 
 /// Where the new root is mounted before it becomes the root. It lies on the data partition, and is empty.
 const NEWROOT: &str = "/newroot";
-/// The words by which Debian's kernel, which lets them pass, tells the first program how to run.
+/// Words of the kernel command line that tell the first program how to run; the kernel passes on what it does not know.
 const RUNLEVELS: [&str; 5] = ["single", "emergency", "rescue", "1", "s"];
 /// `MODULE_INIT_COMPRESSED_FILE` of `finit_module(2)`: the kernel expands it (Linux 5.17).
 const COMPRESSED: i32 = 4;

@@ -91,7 +91,8 @@ impl Workspace {
     }
 }
 
-fn unmount(path: &Path) {
+/// Unmounts what is mounted at a path, now or when nobody uses it any more.
+pub(super) fn unmount(path: &Path) {
     let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     if let Err(err) = rustix::mount::unmount(path, flags) {
         tracing::debug!("cannot unmount {}: {err}", path.display());

@@ -52,8 +52,17 @@ impl Numbers<'_> {
     }
 }
 
-/// The loader that a program asks for; the inner `None` is a static program, the outer one no program at all.
-fn interpreter(program: &[u8]) -> Option<Option<String>> {
+/// How a program is linked.
+#[derive(Debug, PartialEq, Eq)]
+enum Linkage {
+    /// It needs nothing but the kernel.
+    Static,
+    /// It asks for a loader.
+    Dynamic(String),
+}
+
+/// How a program is linked; nothing for what is no program.
+fn linkage(program: &[u8]) -> Option<Linkage> {
     let (layout, big) = match program.get(..6)? {
         [0x7f, b'E', b'L', b'F', 2, order] => (LAYOUT_64, order),
         [0x7f, b'E', b'L', b'F', 1, order] => (LAYOUT_32, order),
@@ -72,17 +81,17 @@ fn interpreter(program: &[u8]) -> Option<Option<String>> {
         let len = numbers.size(at.checked_add(layout.segment_len)?, layout.word_len)?;
         let name = program.get(offset..offset.checked_add(len)?)?;
         let name = name.strip_suffix(b"\0").unwrap_or(name);
-        return Some(Some(String::from_utf8_lossy(name).into_owned()));
+        return Some(Linkage::Dynamic(String::from_utf8_lossy(name).into_owned()));
     }
-    Some(None)
+    Some(Linkage::Static)
 }
 
 /// Reads the program at `path`; unless `allow_dynamic`, it has to be a static one.
 pub fn read(path: &Path, allow_dynamic: bool) -> Result<Vec<u8>, Obstacle> {
     let content = std::fs::read(path).map_err(|err| Obstacle::from_io("read", path, err))?;
-    match interpreter(&content) {
+    match linkage(&content) {
         None => Err(Obstacle::NoProgram { path: path.to_owned() }),
-        Some(Some(interpreter)) if !allow_dynamic => {
+        Some(Linkage::Dynamic(interpreter)) if !allow_dynamic => {
             Err(Obstacle::Dynamic { path: path.to_owned(), interpreter })
         }
         Some(_) => Ok(content),
@@ -91,14 +100,16 @@ pub fn read(path: &Path, allow_dynamic: bool) -> Result<Vec<u8>, Obstacle> {
 
 #[cfg(test)]
 mod tests {
-    use super::interpreter;
+    use super::{Linkage, linkage};
 
     #[test]
     fn tells_static_from_dynamic() {
         // This test itself is linked like any program here.
         let own = std::fs::read("/proc/self/exe").unwrap();
-        let loader = interpreter(&own).unwrap();
-        assert!(loader.is_none_or(|loader| loader.starts_with('/')));
+        match linkage(&own).unwrap() {
+            Linkage::Dynamic(loader) => assert!(loader.starts_with('/')),
+            Linkage::Static => {}
+        }
 
         // 32 bits, big-endian, one segment that names a loader.
         let mut small = vec![0; 52 + 32];
@@ -110,17 +121,17 @@ mod tests {
         small[59] = 84;
         small[71] = 8;
         small.extend(b"/lib/ld\0");
-        assert_eq!(interpreter(&small), Some(Some("/lib/ld".to_owned())));
+        assert_eq!(linkage(&small), Some(Linkage::Dynamic("/lib/ld".to_owned())));
         small[55] = 1;
-        assert_eq!(interpreter(&small), Some(None));
+        assert_eq!(linkage(&small), Some(Linkage::Static));
     }
 
     #[test]
     fn what_is_cut_off_is_no_program() {
         let own = std::fs::read("/proc/self/exe").unwrap();
         for len in 0..64 {
-            assert_eq!(interpreter(&own[..len]), None, "{len} bytes");
+            assert_eq!(linkage(&own[..len]), None, "{len} bytes");
         }
-        assert_eq!(interpreter(b"#!/bin/sh\n"), None);
+        assert_eq!(linkage(b"#!/bin/sh\n"), None);
     }
 }

@@ -35,6 +35,9 @@ mount -t ext4 -o "$(argument data rw)" /dev/nvme0n1 /newroot || give_up "fail mo
 if [ "$(argument shell no)" = initramfs ]; then
     setsid cttyhack sh
 fi
+# What the root's first program shall do, where a case has it done by a script.
+[ ! -e /script ] || cp /script /run/script
+say "sets up"
 if ! ashlar boot setup /newroot >/run/setup.out 2>&1; then
     while read -r line; do say "setup: $line"; done </run/setup.out
     # What is not to be trusted was not mounted either: the data partition lies there as before.

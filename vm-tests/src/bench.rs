@@ -31,7 +31,8 @@ pub(crate) struct Bench<'a> {
     pub wishes: Wishes,
     /// Programs to run inside.
     pub programs: &'a Programs,
-    cache: &'a Path,
+    /// Where things are kept that are made once.
+    pub cache: &'a Path,
     boots: Cell<u32>,
 }
 
@@ -50,6 +51,11 @@ impl<'a> Bench<'a> {
         }
         fs::create_dir_all(&place).doing(format!("cannot make {}", place.display()))?;
         Ok(Bench { name, place, wishes, programs, cache, boots: Cell::new(0) })
+    }
+
+    /// A case within this one.
+    pub(crate) fn inner(&self, name: &'static str) -> Result<Self> {
+        Bench::new(name, &self.place, self.cache, self.programs, self.wishes)
     }
 
     /// A kernel by its name in [`crate::kernel`].

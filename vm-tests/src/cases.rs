@@ -3,6 +3,8 @@
 mod boot;
 mod compare;
 mod damage;
+mod debian;
+mod state;
 mod traps;
 mod trust;
 
@@ -24,7 +26,9 @@ pub(crate) struct Case {
 
 /// All cases, in the order in which they are run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
-    [boot::CASES, traps::CASES, damage::CASES, trust::CASES, compare::CASES].into_iter().flatten()
+    let cases =
+        [boot::CASES, traps::CASES, damage::CASES, trust::CASES, state::CASES, debian::CASES];
+    cases.into_iter().chain([compare::CASES]).flatten()
 }
 
 /// Cases that measure, and take long: `run --all` leaves them to whoever names them.

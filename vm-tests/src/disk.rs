@@ -34,6 +34,32 @@ pub(crate) fn check(disk: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Replays the journal and removes what nobody has open any more, as mounting does; that more has to be repaired is a failure.
+pub(crate) fn recover(disk: &Path) -> Result<()> {
+    let mut command = Command::new("e2fsck");
+    let output =
+        command.arg("-p").arg(disk).env("PATH", path()).output().doing("cannot run e2fsck")?;
+    match output.status.code() {
+        // Nothing to do, or it is done.
+        Some(0 | 1) => check(disk),
+        _ => failed(format!("e2fsck: {}", String::from_utf8_lossy(&output.stdout))),
+    }
+}
+
+/// Whether there is something at an absolute path.
+pub(crate) fn has(disk: &Path, what: &str) -> Result<bool> {
+    Ok(debugfs(disk, &format!("stat \"{what}\""))?.contains("Inode:"))
+}
+
+/// Copies a directory of it to a directory that is there.
+pub(crate) fn copy_out(disk: &Path, what: &str, to: &Path) -> Result<()> {
+    debugfs(disk, &format!("rdump \"{what}\" {}", to.display())).map(drop)
+}
+
+fn debugfs(disk: &Path, request: &str) -> Result<String> {
+    run(Command::new("debugfs").args(["-R", request]).arg(disk).env("PATH", path()))
+}
+
 /// Directories with their parents, below `top`.
 pub(crate) fn directories(top: &Path, paths: &[&str]) -> Result<()> {
     for path in paths {

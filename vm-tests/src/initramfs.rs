@@ -90,3 +90,30 @@ impl Initramfs {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn busybox_reads_what_was_written() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("initramfs");
+        let mut archive = Initramfs::new();
+        archive.file("etc/odd", 0o640, b"12345");
+        archive.file("etc/empty", 0o600, b"");
+        archive.write(&path).unwrap();
+        let input = Stdio::from(fs::File::open(&path).unwrap());
+        let Ok(output) = Command::new("busybox").args(["cpio", "-tv"]).stdin(input).output() else {
+            eprintln!("skipped: no busybox");
+            return;
+        };
+        let listed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{listed}");
+        assert!(listed.contains("-rw-r-----") && listed.contains("etc/odd"), "{listed}");
+        assert!(listed.contains("crw-------") && listed.contains("dev/console"), "{listed}");
+        assert!(listed.contains(" 5 ") && listed.contains("newroot"), "{listed}");
+    }
+}

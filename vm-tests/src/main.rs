@@ -19,6 +19,7 @@ mod programs;
 mod qemu;
 mod scene;
 mod tree;
+mod writes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

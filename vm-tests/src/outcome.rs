@@ -18,6 +18,16 @@ pub(crate) enum Stop {
     ShellEnded,
 }
 
+impl Stop {
+    /// The same with what was looked at before it.
+    pub(crate) fn at(self, what: impl Display) -> Stop {
+        match self {
+            Stop::Failed(why) => Stop::Failed(format!("{what}: {why}")),
+            other => other,
+        }
+    }
+}
+
 /// A failure.
 pub(crate) fn failed<T>(why: impl Display) -> Result<T> {
     Err(Stop::Failed(why.to_string()))

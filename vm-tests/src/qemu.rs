@@ -45,6 +45,8 @@ pub(crate) struct Machine<'a> {
     pub initramfs: Option<&'a Path>,
     /// Disks; the first is `/dev/nvme0n1`.
     pub disks: &'a [&'a Path],
+    /// What becomes of what is written to them.
+    pub writes: &'a Writes,
     /// What is on the kernel's command line besides the console.
     pub append: String,
     /// MiB of memory.
@@ -53,6 +55,17 @@ pub(crate) struct Machine<'a> {
     pub limit: Duration,
     /// Where it is expected to hang: a word of the guest, and the time after it that would be ample to go on.
     pub hang: Option<(&'a str, Duration)>,
+}
+
+/// What becomes of what a machine writes to its disks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// It is written.
+    Kept,
+    /// It is refused.
+    Refused,
+    /// It is written, and each write is noted in a file, too, in the order in which they were done.
+    Logged(PathBuf),
 }
 
 /// How a machine stopped.
@@ -143,9 +156,21 @@ impl Machine<'_> {
         for (number, disk) in self.disks.iter().enumerate() {
             let id = format!("disk{number}");
             let disk = disk.display();
-            command
-                .arg("-drive")
-                .arg(format!("file={disk},format=raw,if=none,id={id},cache=unsafe"));
+            match self.writes {
+                Writes::Logged(log) => {
+                    let log = log.display();
+                    command.arg("-blockdev").arg(format!(
+                        "driver=blklogwrites,node-name={id},file.driver=file,file.filename={disk},\
+                         log.driver=file,log.filename={log}"
+                    ));
+                }
+                writes => {
+                    let read_only = if *writes == Writes::Refused { "on" } else { "off" };
+                    command.arg("-drive").arg(format!(
+                        "file={disk},format=raw,if=none,id={id},cache=unsafe,readonly={read_only}"
+                    ));
+                }
+            }
             command.arg("-device").arg(format!("nvme,drive={id},serial={id}"));
         }
         command
@@ -267,5 +292,54 @@ impl fmt::Debug for Console {
             .field("ending", &self.ending)
             .field("log", &self.log)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn console(text: &str, ending: Ending) -> Console {
+        let (text, log) = (text.to_owned(), PathBuf::from("console.log"));
+        Console { text, ending, took: Duration::ZERO, log }
+    }
+
+    #[test]
+    fn only_whole_words_of_the_guest_count() {
+        let spoken = |text: &str| console(text, Ending::Off).spoke("ok boot").is_ok();
+        assert!(spoken("[    5.000000] ASHLAR-VM: ok boot\n"));
+        assert!(spoken("noise\nASHLAR-VM: ok boot \n"));
+        for other in [
+            "",
+            "Command line: vm.case=ok boot",
+            "[ 5.0] ASHLAR-VM: ok boot-6.1",
+            "[ 5.0] ASHLAR-VM: fail ASHLAR-VM: ok boot",
+            "[ 5.0] ASHLAR-VM: not ok boot",
+        ] {
+            assert!(!spoken(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn silence_force_panic_and_complaint_are_no_good_endings() {
+        assert!(console("all is well", Ending::Off).ended_well().is_ok());
+        for ending in [Ending::Limit, Ending::Hung] {
+            assert!(console("all is well", ending).ended_well().is_err());
+        }
+        for text in ["Kernel panic - not syncing", "[ 5.0] ASHLAR-VM: fail reads: no"] {
+            assert!(console(text, Ending::Off).ended_well().is_err());
+        }
+        assert!(console("", Ending::Off).hung().is_err());
+        assert!(console("", Ending::Hung).hung().is_ok());
+    }
+
+    #[test]
+    fn a_failure_shows_the_end_of_the_console_and_where_the_rest_is() {
+        let text: String = (0..100).map(|number| format!("line {number}\n")).collect();
+        let Err(Stop::Failed(why)) = console(&text, Ending::Limit).ended_well().map(drop) else {
+            panic!("that was no failure")
+        };
+        assert!(why.contains("line 99") && why.contains("line 40") && !why.contains("line 39"));
+        assert!(why.contains("console.log"));
     }
 }

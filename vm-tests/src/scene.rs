@@ -17,7 +17,7 @@ use crate::kernel::Kernel;
 use crate::noise::{FRESH_COUNT, FRESH_LEN, noise};
 use crate::outcome::{Doing, Result, Stop, failed, run};
 use crate::programs::Programs;
-use crate::qemu::{Console, Machine};
+use crate::qemu::{Console, Machine, Writes};
 use crate::tree::Tree;
 
 /// When a machine that only runs busybox is ended: many times what it takes on a busy machine.
@@ -129,6 +129,28 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).doing(format!("cannot read {}", path.display()))
 }
 
+/// Flips a bit in the first block of a file of an image; returns the number of the block.
+pub(crate) fn damage(path: &Path, digest: Digest, file: &str) -> Result<BlockIndex> {
+    let doing = format!("cannot look into {}", path.display());
+    let tree = ashlarfs::open(path, &Options::new(Anchor::RootDigest(digest))).doing(&doing)?;
+    let index = tree.resolve(file.as_bytes()).doing(&doing)?;
+    let place = match tree.file(index).doing(&doing)?.extents().next() {
+        Some(extent) => extent.doing(&doing)?.place,
+        None => return failed(format!("{file} is empty")),
+    };
+    let block = match place {
+        Place::Blocks { first, .. } => first,
+        Place::Tail { block, .. } => block,
+        Place::Hole => return failed(format!("{file} starts with a hole")),
+    };
+    let offset = tree.store().entry(block).doing(&doing)?.offset;
+    let mut bytes = read(path)?;
+    let byte = usize::try_from(offset).ok().and_then(|at| bytes.get_mut(at));
+    *byte.ok_or(Stop::Failed("the image is too short".to_owned()))? ^= 1;
+    fs::write(path, bytes).doing(doing)?;
+    Ok(block)
+}
+
 /// A machine of which a case changes what it likes before it boots.
 #[derive(Debug)]
 pub(crate) struct Scene<'a> {
@@ -141,6 +163,14 @@ pub(crate) struct Scene<'a> {
     pub ashlar: PathBuf,
     /// Public keys in the initramfs, by their names.
     pub keys: Vec<(String, Vec<u8>)>,
+    /// Further files in the initramfs.
+    pub more: Vec<(String, Vec<u8>)>,
+    /// What becomes of what is written to the disk.
+    pub writes: Writes,
+    /// How large the disk is, as mkfs takes it.
+    pub size: &'static str,
+    /// When a machine is ended.
+    pub limit: Duration,
     /// Whether there is an initramfs, or the kernel mounts the data partition and starts `/ashlar/init` on it.
     pub has_initramfs: bool,
     disk: OnceCell<PathBuf>,
@@ -157,6 +187,10 @@ impl<'a> Scene<'a> {
             data,
             ashlar: bench.programs.ashlar()?.to_owned(),
             keys: Vec::new(),
+            more: Vec::new(),
+            writes: Writes::Kept,
+            size: "128M",
+            limit: LIMIT,
             has_initramfs: true,
             disk: OnceCell::new(),
         })
@@ -216,26 +250,7 @@ impl<'a> Scene<'a> {
 
     /// Flips a bit in the first block of a file of an image; returns the number of the block.
     pub(crate) fn damage(&self, image: &str, digest: Digest, file: &str) -> Result<BlockIndex> {
-        let path = self.image_path(image);
-        let doing = format!("cannot look into {}", path.display());
-        let tree =
-            ashlarfs::open(&path, &Options::new(Anchor::RootDigest(digest))).doing(&doing)?;
-        let index = tree.resolve(file.as_bytes()).doing(&doing)?;
-        let place = match tree.file(index).doing(&doing)?.extents().next() {
-            Some(extent) => extent.doing(&doing)?.place,
-            None => return failed(format!("{file} is empty")),
-        };
-        let block = match place {
-            Place::Blocks { first, .. } => first,
-            Place::Tail { block, .. } => block,
-            Place::Hole => return failed(format!("{file} starts with a hole")),
-        };
-        let offset = tree.store().entry(block).doing(&doing)?.offset;
-        let mut bytes = read(&path)?;
-        let byte = usize::try_from(offset).ok().and_then(|at| bytes.get_mut(at));
-        *byte.ok_or(Stop::Failed("the image is too short".to_owned()))? ^= 1;
-        fs::write(&path, bytes).doing(doing)?;
-        Ok(block)
+        damage(&self.image_path(image), digest, file)
     }
 
     /// Boots it with words on the kernel's command line, to its end.
@@ -263,9 +278,10 @@ impl<'a> Scene<'a> {
             kernel: &self.kernel,
             initramfs: self.has_initramfs.then_some(&initramfs),
             disks: &[disk],
+            writes: &self.writes,
             append,
             memory: 1024,
-            limit: LIMIT,
+            limit: self.limit,
             hang,
         })
     }
@@ -284,7 +300,7 @@ impl<'a> Scene<'a> {
             self.add_trampoline()?;
         }
         let disk = self.bench.place.join("disk.img");
-        disk::make(&self.data, &disk, "128M")?;
+        disk::make(&self.data, &disk, self.size)?;
         Ok(self.disk.get_or_init(|| disk))
     }
 
@@ -320,6 +336,9 @@ impl<'a> Scene<'a> {
         archive.file("init", 0o755, include_bytes!("../guest/initramfs.sh"));
         for (name, key) in &self.keys {
             archive.file(&format!("etc/ashlar/keys/{name}"), 0o644, key);
+        }
+        for (path, content) in &self.more {
+            archive.file(path, 0o644, content);
         }
         for module in ["fuse", "overlay"] {
             if let Some(bytes) = self.kernel.module(module)? {

@@ -28,6 +28,11 @@ impl Tree {
         })
     }
 
+    /// Adds a directory with a mode of its own.
+    pub(crate) fn directory(&mut self, path: &str, mode: u32) -> Result<()> {
+        self.add(&format!("{path}/"), EntryType::Directory, mode, "", &[])
+    }
+
     /// Adds a file.
     pub(crate) fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> Result<()> {
         self.add(path, EntryType::Regular, mode, "", content)

@@ -21,6 +21,7 @@ const KEY_MODE: u32 = 0o644;
 
 /// For what: the same for `install` and `uninstall`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct PartArgs {
     /// Hook and script for initramfs-tools (Debian, Ubuntu)
     #[arg(long)]

@@ -149,8 +149,9 @@ fn fresh(first: u64) -> Outcome {
 
 /// Stops everybody, looks at everybody, and lets them go on: `broadcast_signal` of systemd.
 fn spree() -> Outcome {
-    // Any machine that shuts down has listed its root before.
+    // Any machine that shuts down has listed its root long before: answers that hold for a second hold no more.
     let before = list("/")?;
+    thread::sleep(Duration::from_secs(2));
     signal_all(Signal::STOP)?;
     let looked = look_around(&before);
     signal_all(Signal::CONT)?;

@@ -11,15 +11,33 @@ use crate::scene::{Init, Scene};
 pub(crate) const CASES: &[Case] = &[
     Case {
         name: "kill-spree",
-        asks: "does PID 1 get along while the server is stopped?",
+        asks: "does PID 1 get along while the server is stopped, through a whole shutdown?",
         quick: true,
-        run: kill_spree,
+        run: |bench| kill_spree(bench, "6.12"),
+    },
+    Case {
+        name: "kill-spree-6.1",
+        asks: "does it on Linux 6.1?",
+        quick: false,
+        run: |bench| kill_spree(bench, "6.1"),
+    },
+    Case {
+        name: "kill-spree-7",
+        asks: "does it on the newest Linux?",
+        quick: false,
+        run: |bench| kill_spree(bench, "7"),
     },
     Case {
         name: "force-umount",
         asks: "does / answer after everything else was unmounted by force?",
         quick: false,
-        run: force_umount,
+        run: |bench| force_umount(bench, "6.12"),
+    },
+    Case {
+        name: "force-umount-7",
+        asks: "does it on the newest Linux?",
+        quick: false,
+        run: |bench| force_umount(bench, "7"),
     },
     Case {
         name: "pivot-root",
@@ -33,23 +51,23 @@ pub(crate) const CASES: &[Case] = &[
 const STILL: Duration = Duration::from_secs(12);
 
 /// A whole shutdown, as systemd-shutdown does it.
-fn kill_spree(bench: &Bench<'_>) -> Result<()> {
-    let mut scene = Scene::with_root(bench, "6.12", Init::Steps)?;
+fn kill_spree(bench: &Bench<'_>, kernel: &str) -> Result<()> {
+    let mut scene = Scene::with_root(bench, kernel, Init::Steps)?;
     for overlay in ["no", "tmpfs"] {
         let steps = "vm.steps=daemon,fresh:0,spree,fresh:4,terminate,daemon,fresh:8,force,fresh:12,readonly,fresh:16";
         let console = scene.boot(&format!("ashlar=root.img ashlar.overlay={overlay} {steps}"))?;
         console.ended_well()?.spoke(&format!("ok {}", bench.name))?;
         scene.check_disk()?;
     }
-    // Names that expire are asked for again, and the one who would answer is stopped.
+    // Names that expire after a second are asked for again, and the one who would answer is stopped.
     bench.programs.uncured_ashlar()?.clone_into(&mut scene.ashlar);
     let words = "ashlar=root.img ashlar.without=ttl vm.steps=fresh:0,spree,fresh:4";
     scene.boot_until(words, Some(("step spree", STILL)))?.hung()?;
     Ok(())
 }
 
-fn force_umount(bench: &Bench<'_>) -> Result<()> {
-    let mut scene = Scene::with_root(bench, "6.12", Init::Steps)?;
+fn force_umount(bench: &Bench<'_>, kernel: &str) -> Result<()> {
+    let mut scene = Scene::with_root(bench, kernel, Init::Steps)?;
     for overlay in ["no", "tmpfs"] {
         let words = format!(
             "ashlar=root.img ashlar.overlay={overlay} vm.steps=fresh:0,force,fresh:4,daemon,readonly"

@@ -1,0 +1,86 @@
+//! Does a whole Debian boot from it, work, and stop cleanly? With systemd, by initramfs-tools, by dracut, and without an
+//! initramfs.
+
+mod machine;
+mod storm;
+mod usage;
+
+use self::machine::{By, Debian};
+use super::Case;
+use crate::bench::Bench;
+use crate::outcome::Result;
+
+/// See the head of this file.
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "debian-6.1",
+        asks: "does Debian boot by initramfs-tools on Linux 6.1, twice?",
+        quick: false,
+        run: |bench| boots(bench, &["6.1"], By::Initrd("initramfs-tools")),
+    },
+    Case {
+        name: "debian-6.12",
+        asks: "does Debian boot by initramfs-tools on Linux 6.12, twice?",
+        quick: false,
+        run: |bench| boots(bench, &["6.12"], By::Initrd("initramfs-tools")),
+    },
+    Case {
+        name: "debian-7",
+        asks: "does Debian boot by initramfs-tools on the newest Linux, twice?",
+        quick: false,
+        run: |bench| boots(bench, &["7"], By::Initrd("initramfs-tools")),
+    },
+    Case {
+        name: "dracut",
+        asks: "does Debian boot by dracut, with systemd in the initramfs and without?",
+        quick: false,
+        run: dracut,
+    },
+    Case {
+        name: "debian-no-initramfs",
+        asks: "does Debian boot where there is no initramfs, on each kernel?",
+        quick: false,
+        run: |bench| boots(bench, &["6.12", "6.1", "7"], By::Trampoline),
+    },
+    Case {
+        name: "debian-poweroff",
+        asks: "does poweroff end, idle and in a storm, $ASHLAR_VM_ROUNDS times each (2)?",
+        quick: false,
+        run: |bench| storm::ends(bench, "poweroff"),
+    },
+    Case {
+        name: "debian-reboot",
+        asks: "does reboot end, idle and in a storm, $ASHLAR_VM_ROUNDS times each (2)?",
+        quick: false,
+        run: |bench| storm::ends(bench, "reboot"),
+    },
+    Case {
+        name: "debian-use",
+        asks: "does all work on it that one does on a Debian?",
+        quick: false,
+        run: usage::works,
+    },
+    Case {
+        name: "debian-corrupt",
+        asks: "does a flipped bit cost one file, and does the journal name it?",
+        quick: false,
+        run: usage::corrupt,
+    },
+];
+
+/// Twice: the first boot makes what the second one finds.
+fn boots(bench: &Bench<'_>, kernels: &[&str], by: By) -> Result<()> {
+    let debian = Debian::get(bench)?;
+    for kernel in kernels {
+        let machine = debian.machine(kernel, kernel, by)?;
+        // What Debian's GRUB says, and what others say.
+        machine.boot("ro quiet")?.console.spoke("boots 1")?;
+        machine.boot("rw")?.console.spoke("boots 2")?;
+    }
+    Ok(())
+}
+
+fn dracut(bench: &Bench<'_>) -> Result<()> {
+    boots(bench, &["6.12", "7", "6.1"], By::Initrd("dracut"))?;
+    boots(bench, &["6.12"], By::Initrd("dracut-sh"))
+}

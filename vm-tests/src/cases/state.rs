@@ -1,0 +1,72 @@
+//! What is kept over a boot and over a new image, and what is not? Each way of keeping state, on one data partition.
+
+mod cuts;
+mod degraded;
+mod etc;
+mod extension;
+mod machine;
+mod places;
+mod root;
+
+use super::Case;
+use crate::bench::Bench;
+use crate::outcome::Result;
+
+/// See the head of this file.
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "state-modes",
+        asks: "is all kept that shall be, and nothing else? (all cases of this kind)",
+        quick: false,
+        run: all,
+    },
+    case(
+        "state-read-only",
+        "is `/` read-only, and what there writable that must be?",
+        root::read_only,
+    ),
+    case("state-overlay-tmpfs", "is what lies over `/` gone at the next boot?", root::tmpfs),
+    case(
+        "state-overlay-persistent",
+        "is it kept, put aside, emptied, switched off?",
+        root::persistent,
+    ),
+    case("state-etc-merge", "do local changes of /etc meet a new image?", etc::merge),
+    case("state-etc-modes", "can /etc be transient, overlaid, read-only?", etc::modes),
+    case("state-var", "is /var filled once, and only once?", places::var),
+    case("state-bind", "are single paths kept?", places::bind),
+    case(
+        "state-overlay-dir",
+        "does the image win in a directory with an overlay when it is new?",
+        places::overlay,
+    ),
+    case("state-reset", "does the machine forget when it is told to?", places::reset),
+    case("state-config", "does a file on the data partition say what is kept?", places::config),
+    case(
+        "state-extension",
+        "do further images belong to the root, if they may?",
+        extension::extensions,
+    ),
+    case("state-full-disk", "does it boot when the data partition is full?", degraded::full),
+    case("state-read-only-disk", "does it boot when nothing can be written?", degraded::read_only),
+    case("state-cut-seed", "is /var whole after a power cut while it was filled?", cuts::seed),
+    case("state-cut-merge", "is /etc whole after a power cut while it was merged?", cuts::merge),
+    case(
+        "state-cut-writes",
+        "is the disk right after each write that a power cut may be the next of?",
+        cuts::writes,
+    ),
+];
+
+const fn case(name: &'static str, asks: &'static str, run: fn(&Bench<'_>) -> Result<()>) -> Case {
+    Case { name, asks, quick: false, run }
+}
+
+/// Runs all others of this kind, each in a directory of its own.
+fn all(bench: &Bench<'_>) -> Result<()> {
+    for case in CASES.iter().skip(1) {
+        let inner = bench.inner(case.name)?;
+        (case.run)(&inner).map_err(|stop| stop.at(case.name))?;
+    }
+    Ok(())
+}

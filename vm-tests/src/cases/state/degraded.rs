@@ -1,0 +1,134 @@
+//! A data partition that takes nothing more.
+
+use super::machine::Machine;
+use crate::bench::Bench;
+use crate::outcome::Result;
+use crate::qemu::Writes;
+
+const EVERYTHING: &str = "ashlar.etc=merge ashlar.bind=/root,/home ashlar.state-overlay=/opt";
+
+pub(super) fn full(bench: &Bench<'_>) -> Result<()> {
+    let mut machine = Machine::with_two(bench)?;
+    let fill = r#"
+        no dd if=/dev/zero of=$data/filler bs=1M
+        no dd if=/dev/zero of=$data/filler2 bs=4k
+        is 0 sh -c "df -Pk $data | awk 'END { print \$4 }'"
+        [ "$(df -Pk / | awk 'END { print $2 }')" -gt 0 ]
+        "#;
+    // Full before there is anything: the machine boots with what it has.
+    machine
+        .boot("ashlar=one ashlar.var=ro", &fill.replace("$data", "/run/initramfs/ashlar/data"))?;
+    let without = r"
+        is two cat /etc/version
+        is two cat /var/lib/version
+        write gone /var/lib/note
+        write gone /etc/note
+        degraded /etc:
+        degraded /var:
+        degraded /root:
+        degraded /opt:
+        gone $data/.var.seed $data/state/bind/root
+        gone $data/state/etc.*.tmp
+        ";
+    machine.boot(&format!("ashlar=two {EVERYTHING}"), without)?;
+    machine.boot(
+        &format!("ashlar=two {EVERYTHING} ashlar.overlay=persistent"),
+        r"
+        is two cat /etc/version
+        gone /var/lib/note /etc/note
+        write gone /new
+        is gone cat /new
+        degraded 'the overlay of / is in memory'
+        rm $data/filler $data/filler2
+        ",
+    )?;
+    machine.boot(
+        &format!("ashlar=one {EVERYTHING} ashlar.overlay=persistent"),
+        r"
+        gone /new
+        is one cat /var/lib/version
+        write kept /var/lib/note
+        write kept /etc/note
+        write kept /root/note
+        sound
+        no dd if=/dev/zero of=/var/filler bs=1M
+        no dd if=/dev/zero of=/var/filler2 bs=4k
+        ",
+    )?;
+    // Full, and a new image comes: what was kept is there, what has to be made anew is not.
+    machine.boot(
+        &format!("ashlar=two {EVERYTHING} ashlar.overlay=persistent"),
+        r"
+        is two cat /usr/version
+        is kept cat /var/lib/note
+        is kept cat /root/note
+        degraded /etc:
+        ashlar boot reset
+        ",
+    )?;
+    // That it is full does not keep it from forgetting.
+    machine.boot(
+        &format!("ashlar=two {EVERYTHING} ashlar.overlay=persistent"),
+        r"
+        gone /var/lib/note /root/note /etc/note /var/filler
+        is two cat /var/lib/version
+        write kept /new
+        sound
+        ",
+    )?;
+    Ok(())
+}
+
+pub(super) fn read_only(bench: &Bench<'_>) -> Result<()> {
+    let mut machine = Machine::with_two(bench)?;
+    // Mounted read-only, as most initramfs do: what is kept asks for more, and gets it.
+    machine.boot(
+        &format!("ashlar=one {EVERYTHING} vm.data=ro"),
+        r"
+        write kept /var/lib/note
+        write kept /etc/note
+        write kept /root/note
+        sound
+        ",
+    )?;
+    // Nothing is kept: it stays read-only, and is made writable only for as long as something is noted.
+    machine.boot(
+        "ashlar=one ashlar.var=ro vm.data=ro",
+        r"
+        erofs touch $data/new
+        ashlar boot disable
+        there $data/state/overlay.disabled
+        ashlar boot enable
+        erofs touch $data/new
+        sound
+        ",
+    )?;
+    machine.scene.writes = Writes::Refused;
+    machine.boot(
+        &format!("ashlar=two {EVERYTHING} ashlar.overlay=persistent vm.data=ro"),
+        r"
+        is two cat /usr/version
+        write gone /new
+        write gone /var/lib/new
+        write gone /etc/new
+        degraded 'the data partition'
+        degraded 'the overlay of / is in memory'
+        degraded /var:
+        degraded /etc:
+        degraded /root:
+        no ashlar boot disable
+        ",
+    )?;
+    machine.scene.writes = Writes::Kept;
+    machine.boot(
+        &format!("ashlar=two {EVERYTHING} vm.data=ro"),
+        r"
+        is kept cat /var/lib/note
+        is kept cat /etc/note
+        is kept cat /root/note
+        gone /var/lib/new
+        sound
+        ",
+    )?;
+    Ok(())
+}
