@@ -14,7 +14,7 @@ use crate::disk;
 use crate::kernel::Kernel;
 use crate::noise::noise;
 use crate::outcome::{Doing, Result, Stop, failed, run, skipped};
-use crate::qemu::{Console, Machine};
+use crate::qemu::{Console, Machine, Writes};
 
 /// When a Debian is ended by force: many times what it takes, as nobody knows how busy this machine is.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -216,6 +216,7 @@ impl DebianMachine<'_> {
             kernel: &self.kernel,
             initramfs: self.initrd.as_deref(),
             disks: &[&self.disk],
+            writes: &Writes::Kept,
             append,
             memory: 1024,
             limit: LIMIT,
