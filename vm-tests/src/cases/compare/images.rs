@@ -45,22 +45,7 @@ impl Images {
         let expected: Vec<_> =
             expected.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
 
-        let secret = bench.place.join("maker");
-        run(Command::new(bench.programs.ashlar()?)
-            .args(["key", "generate", "--no-password"])
-            .arg(&secret))?;
-        let ashlar = bench.place.join("ashlar.img");
-        let words: Vec<OsString> = vec![
-            "mkimage".into(),
-            "--quiet".into(),
-            "--sign-key".into(),
-            secret.into_os_string(),
-            place.join("tree").into_os_string(),
-            ashlar.clone().into_os_string(),
-        ];
-        ashlarfs_mkimage::run(words)
-            .map_err(|failure| Stop::Failed(format!("mkimage: {}", failure.message)))?;
-
+        let ashlar = own_image(bench, &place)?;
         let initramfs = bench.place.join("initramfs.cpio");
         pack(bench, &place)?.write(&initramfs)?;
         Ok(Images { place, kernel, initramfs, ashlar, expected })
@@ -107,6 +92,37 @@ fn script(bench: &Bench<'_>) -> Result<PathBuf> {
     }
 }
 
+/// Ashlar's image, signed; made anew when the tree or the builder is another one.
+fn own_image(bench: &Bench<'_>, place: &Path) -> Result<PathBuf> {
+    let (image, secret) = (place.join("ashlar.img"), place.join("maker"));
+    let level = std::env::var("ASHLAR_COMPARE_LEVEL").map(|level| format!("zstd,{level}"));
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(place);
+    let recipe = run(Command::new("sh")
+        .args(["-c", "find mkimage/src src/format -type f | LC_ALL=C sort | xargs cat | sha256sum"])
+        .current_dir(top))?;
+    let recipe = format!("{recipe}{}", level.as_deref().unwrap_or_default());
+    let made = image.with_extension("made");
+    if fs::read_to_string(&made).is_ok_and(|of| of == recipe) {
+        return Ok(image);
+    }
+    for old in [&made, &image, &secret, &secret.with_extension("pub")] {
+        drop(fs::remove_file(old));
+    }
+    run(Command::new(bench.programs.ashlar()?)
+        .args(["key", "generate", "--no-password"])
+        .arg(&secret))?;
+    let mut words: Vec<OsString> = vec!["mkimage".into(), "--quiet".into(), "--sign-key".into()];
+    words.push(secret.into_os_string());
+    if let Ok(level) = level {
+        words.extend(["-z".into(), level.into()]);
+    }
+    words.extend([place.join("tree").into_os_string(), image.clone().into_os_string()]);
+    ashlarfs_mkimage::run(words)
+        .map_err(|failure| Stop::Failed(format!("mkimage: {}", failure.message)))?;
+    fs::write(&made, recipe).doing("cannot write a file")?;
+    Ok(image)
+}
+
 /// One initramfs for all, so that it costs all the same.
 fn pack(bench: &Bench<'_>, place: &Path) -> Result<Initramfs> {
     let mut archive = Initramfs::new();
@@ -114,7 +130,7 @@ fn pack(bench: &Bench<'_>, place: &Path) -> Result<Initramfs> {
     archive.file("bin/busybox", 0o755, &busybox);
     archive.file("bin/ashlar", 0o755, &bytes(bench.programs.ashlar()?)?);
     archive.file("init", 0o755, include_bytes!("../../../guest/compare-initramfs.sh"));
-    archive.file("etc/ashlar/keys/maker.pub", 0o644, &bytes(&bench.place.join("maker.pub"))?);
+    archive.file("etc/ashlar/keys/maker.pub", 0o644, &bytes(&place.join("maker.pub"))?);
     archive.directory("load");
     add_all(&mut archive, &place.join("load"), "load")?;
     add_all(&mut archive, &place.join("modules"), "modules")?;

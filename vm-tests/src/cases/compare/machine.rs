@@ -9,7 +9,7 @@ use super::figures::Figures;
 use super::images::{Images, data_partition};
 use crate::bench::Bench;
 use crate::outcome::{Result, run};
-use crate::qemu::{Console, Machine};
+use crate::qemu::{Console, Machine, Writes};
 
 /// When a machine is ended: many times what it takes.
 const LIMIT: Duration = Duration::from_mins(8);
@@ -75,6 +75,7 @@ impl<'a> Contest<'a> {
             initramfs: Some(&self.images.initramfs),
             // Ours lies on the data partition.
             disks: disks.get(..if is_ours { 1 } else { 2 }).unwrap_or_default(),
+            writes: &Writes::Kept,
             append,
             memory: 1024,
             limit: LIMIT,
