@@ -13,10 +13,10 @@ const FLUSH: u64 = 1;
 const FUA: u64 = 2;
 const DISCARD: u64 = 4;
 
-/// What each block of ext4's journal that is not a copy of another begins with (big-endian), and the kinds of those that
+/// What each block of ext4's journal that is not a copy of another begins with, and the kinds of those that
 /// are written with FUA: commits and superblocks.
-const JOURNAL_MAGIC: u32 = 0xc03b_3998;
-const JOURNAL_KINDS: [u32; 3] = [2, 3, 4];
+const JOURNAL_MAGIC: &[u8] = &[0xc0, 0x3b, 0x39, 0x98];
+const JOURNAL_KINDS: [u8; 3] = [2, 3, 4];
 
 /// A request to the disk.
 #[derive(Debug)]
@@ -79,14 +79,13 @@ impl Log {
         moments
     }
 
-    /// Whether a write was to be on the disk before it was said to be done. QEMU's NVMe disk does not pass that on, so it is
+    /// Whether a write was to be on the disk before it was said to be done. QEMU's `NVMe` disk does not pass that on, so it is
     /// seen from what ext4 writes.
     fn is_fua(&self, request: &Request) -> bool {
-        let word =
-            |at: usize| self.bytes.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
-        let is_journal = request.len > 0
-            && word(request.from) == Some(JOURNAL_MAGIC)
-            && word(request.from + 4).is_some_and(|kind| JOURNAL_KINDS.contains(&kind));
+        let block = self.bytes.get(request.from..request.from + request.len).unwrap_or_default();
+        let is_journal = block.strip_prefix(JOURNAL_MAGIC).is_some_and(|rest| {
+            JOURNAL_KINDS.iter().any(|kind| rest.starts_with(&[0, 0, 0, *kind]))
+        });
         request.flags & FUA != 0 || is_journal
     }
 
