@@ -1,6 +1,7 @@
 //! Which cases are there?
 
 mod boot;
+mod compare;
 mod damage;
 mod debian;
 mod state;
@@ -25,7 +26,17 @@ pub(crate) struct Case {
 
 /// All cases, in the order in which they are run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
-    [boot::CASES, traps::CASES, damage::CASES, trust::CASES, state::CASES, debian::CASES]
-        .into_iter()
-        .flatten()
+    let cases =
+        [boot::CASES, traps::CASES, damage::CASES, trust::CASES, state::CASES, debian::CASES];
+    cases.into_iter().chain([compare::CASES]).flatten()
+}
+
+/// Cases that measure, and take long: `run --all` leaves them to whoever names them.
+const BY_NAME: &[&str] = &["compare"];
+
+impl Case {
+    /// Whether `run --all` includes it.
+    pub(crate) fn in_all(&self) -> bool {
+        !BY_NAME.contains(&self.name)
+    }
 }

@@ -52,7 +52,7 @@ enum Action {
     List,
     /// Run cases; fails unless each passes
     Run {
-        /// Run all of them
+        /// Run all of them, but those that only measure
         #[arg(long, conflicts_with_all = ["quick", "names"])]
         all: bool,
         /// Run those that `tests/run` includes
@@ -86,7 +86,9 @@ fn main() -> ExitCode {
         Action::Run { all, quick, keep, verbose, names } => {
             let wishes = Wishes { keep, live: verbose, shell: false };
             let chosen = |case: &&Case| {
-                all || (quick && case.quick) || names.iter().any(|name| name == case.name)
+                (all && case.in_all())
+                    || (quick && case.quick)
+                    || names.iter().any(|name| name == case.name)
             };
             unknown(&names)
                 .and_then(|()| run(&cases::all().filter(chosen).collect::<Vec<_>>(), wishes))

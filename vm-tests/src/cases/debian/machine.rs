@@ -17,7 +17,7 @@ use crate::outcome::{Doing, Result, Stop, failed, run, skipped};
 use crate::qemu::{Console, Machine, Writes};
 
 /// When a Debian is ended by force: many times what it takes, as nobody knows how busy this machine is.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_mins(15);
 
 /// How long a shutdown may take by the machine's own clock: twice what systemd waits for one who does not hear SIGTERM
 /// (`guest/debian/ashlar-vm.conf`), and what emulation adds.

@@ -1,0 +1,108 @@
+//! How does it compare with others? One Debian, one kernel, one machine; a root of each kind in turn, several times.
+//!
+//! It takes long and has no answer of yes or no, but figures: a table, and everything that was measured as JSON, beside the
+//! case's own directory. It fails when a root is not as the tree has it, and when the goal is missed.
+
+mod figures;
+mod images;
+mod machine;
+mod table;
+
+use std::fs;
+
+use super::Case;
+use crate::bench::Bench;
+use crate::outcome::{Doing, Result, failed};
+use figures::Measured;
+use images::Images;
+use machine::Contest;
+
+/// See the head of this file.
+pub(crate) const CASES: &[Case] = &[Case {
+    name: "compare",
+    asks: "how does it compare with EROFS and squashfs, with dm-verity and without?",
+    quick: false,
+    run: compare,
+}];
+
+/// How many times each is measured, unless `ASHLAR_COMPARE_ROUNDS` says otherwise.
+const ROUNDS: usize = 5;
+/// The goal: how long systemd may take until it is done, measured by what [`BASE`] takes.
+const GOAL: f64 = 0.95;
+/// Whose figures are 1.
+const BASE: &str = "erofs-verity";
+/// Ours.
+const OURS: &str = "ashlar";
+
+/// What a root is mounted from.
+#[derive(Debug)]
+struct Contestant {
+    /// Its name, also that of its image.
+    name: &'static str,
+    /// What it is called in the table.
+    shown: &'static str,
+    /// The type of its file system.
+    file_system: &'static str,
+}
+
+const CONTESTANTS: &[Contestant] = &[
+    Contestant { name: OURS, shown: "Ashlar", file_system: "ashlar" },
+    Contestant { name: BASE, shown: "EROFS + dm-verity", file_system: "erofs" },
+    Contestant { name: "squashfs-verity", shown: "squashfs + dm-verity", file_system: "squashfs" },
+    Contestant { name: "erofs", shown: "EROFS", file_system: "erofs" },
+    Contestant { name: "squashfs", shown: "squashfs", file_system: "squashfs" },
+    Contestant { name: "ext4", shown: "ext4", file_system: "ext4" },
+];
+
+fn compare(bench: &Bench<'_>) -> Result<()> {
+    let rounds = match std::env::var("ASHLAR_COMPARE_ROUNDS") {
+        Ok(text) => text.parse().doing("cannot read ASHLAR_COMPARE_ROUNDS")?,
+        Err(_) => ROUNDS,
+    };
+    let only = std::env::var("ASHLAR_COMPARE_ONLY").ok();
+    let chosen = |contestant: &&Contestant| {
+        only.as_ref().is_none_or(|only| only.split(',').any(|name| name == contestant.name))
+    };
+    let chosen: Vec<&Contestant> = CONTESTANTS.iter().filter(chosen).collect();
+
+    let images = Images::make(bench)?;
+    let mut contests = Vec::new();
+    for contestant in chosen {
+        println!("{}: a first boot, not measured", contestant.shown);
+        let contest = Contest::new(bench, &images, contestant)?;
+        contest.settle()?;
+        contests.push((contest, Measured::default()));
+    }
+    for round in 1..=rounds {
+        for (contest, measured) in &mut contests {
+            let figures = contest.measure()?;
+            let took = figures.value("finish-ms").unwrap_or_default();
+            println!("round {round}, {}: systemd took {took} ms", contest.contestant.shown);
+            measured.add(figures);
+        }
+    }
+    let measured: Vec<(&Contestant, Measured)> =
+        contests.into_iter().map(|(contest, measured)| (contest.contestant, measured)).collect();
+    let table = table::markdown(&measured, &images);
+    let path = bench.place.with_extension("md");
+    fs::write(&path, &table).doing(format!("cannot write {}", path.display()))?;
+    let json = bench.place.with_extension("json");
+    fs::write(&json, table::json(&measured, &images))
+        .doing(format!("cannot write {}", json.display()))?;
+    println!("\n{table}\n{} and {}", path.display(), json.display());
+    goal(&measured)
+}
+
+/// Holds that the goal is met, where both are measured.
+fn goal(measured: &[(&Contestant, Measured)]) -> Result<()> {
+    let finish = |name: &str| {
+        let found = measured.iter().find(|(contestant, _)| contestant.name == name);
+        found.and_then(|(_, measured)| measured.median("multi-user-ms"))
+    };
+    let (Some(ours), Some(base)) = (finish(OURS), finish(BASE)) else { return Ok(()) };
+    let ratio = f64::from(ours) / f64::from(base.max(1));
+    if ratio <= GOAL {
+        return Ok(());
+    }
+    failed(format!("systemd takes {ratio:.3} of what it takes on {BASE}; the goal is {GOAL}"))
+}

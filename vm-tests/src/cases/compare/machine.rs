@@ -1,0 +1,85 @@
+//! What does a machine say that boots from one of them? The same machine for all: two disks, the first with `/var`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::Contestant;
+use super::figures::Figures;
+use super::images::{Images, data_partition};
+use crate::bench::Bench;
+use crate::outcome::{Result, run};
+use crate::qemu::{Console, Machine, Writes};
+
+/// When a machine is ended: many times what it takes.
+const LIMIT: Duration = Duration::from_mins(8);
+
+/// One kind of root, and its machine.
+#[derive(Debug)]
+pub(super) struct Contest<'a> {
+    /// Which.
+    pub contestant: &'static Contestant,
+    bench: &'a Bench<'a>,
+    images: &'a Images,
+    /// The data partition as the first boot left it; each boot that is measured has a copy.
+    data: PathBuf,
+}
+
+impl<'a> Contest<'a> {
+    /// A machine that was never switched on.
+    pub(super) fn new(
+        bench: &'a Bench<'a>,
+        images: &'a Images,
+        contestant: &'static Contestant,
+    ) -> Result<Self> {
+        let data = data_partition(bench, images, contestant.name)?;
+        Ok(Contest { contestant, bench, images, data })
+    }
+
+    /// The first boot, in which systemd makes what it makes once.
+    pub(super) fn settle(&self) -> Result<()> {
+        let console = self.boot(&self.data, "settle")?;
+        console.ended_well()?.spoke("figures end")?;
+        crate::disk::check(&self.data)
+    }
+
+    /// A boot that is measured, and whose answers are held against the tree.
+    pub(super) fn measure(&self) -> Result<Figures> {
+        let data = self.data.with_extension("copy");
+        run(Command::new("cp").arg("--sparse=always").arg(&self.data).arg(&data))?;
+        let console = self.boot(&data, "measure")?;
+        console.ended_well()?.spoke("figures end")?;
+        for (name, digest) in &self.images.expected {
+            if !name.starts_with("bytes-") {
+                console.spoke(&format!("digest {name} {digest}"))?;
+            }
+        }
+        crate::disk::check(&data)?;
+        Figures::read(&console)
+    }
+
+    fn boot(&self, data: &Path, what: &str) -> Result<Console> {
+        let name = self.contestant.name;
+        let mut append = format!("quiet vm.compare={what} vm.root={}", self.contestant.file_system);
+        if let Some(verity) = self.images.verity(name)? {
+            append.push_str(&format!(" vm.verity={verity}"));
+        }
+        let is_ours = name == super::OURS;
+        if is_ours {
+            append.push_str(" ashlar=root.img");
+        }
+        let image = self.images.image(name);
+        let disks = [data, image.as_path()];
+        self.bench.boot(&Machine {
+            kernel: &self.images.kernel,
+            initramfs: Some(&self.images.initramfs),
+            // Ours lies on the data partition.
+            disks: disks.get(..if is_ours { 1 } else { 2 }).unwrap_or_default(),
+            writes: &Writes::Kept,
+            append,
+            memory: 1024,
+            limit: LIMIT,
+            hang: None,
+        })
+    }
+}
