@@ -11,7 +11,7 @@ use super::choose::Chosen;
 use super::config::{Modes, Overlay};
 use super::report::Report;
 use super::server::{ServerArgs, is_open};
-use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount, unmount};
+use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
 use super::{Failed, Site, extension, places, start};
 use crate::state;
 
@@ -189,7 +189,9 @@ pub(super) fn lay(
     })?;
     // Where it cannot make its work directory, overlayfs says so in the kernel's log and goes on without writing.
     if kept.is_some() && is_read_only(at) {
-        unmount(at);
+        rustix::mount::unmount(at, UnmountFlags::NOFOLLOW).map_err(|err| {
+            Failed::io(format_args!("cannot unmount {}", at.display()), err.into())
+        })?;
         return Err(Failed::new(format_args!(
             "the overlay of {} cannot be written to",
             at.display()
@@ -227,5 +229,12 @@ pub fn replace(newroot: &Path, workspace: &workspace::Workspace) -> Result<(), F
             return Err(Failed::io(doing, io::Error::from(err)));
         }
     }
-    move_mount(&workspace.root(), newroot)
+    move_mount(&workspace.root(), newroot).inspect_err(|_| {
+        // The initramfs keeps what it had.
+        if !workspace::is_mounted(newroot)
+            && let Err(failed) = bind(&workspace.data(), newroot)
+        {
+            tracing::error!("{failed}");
+        }
+    })
 }

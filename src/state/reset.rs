@@ -2,15 +2,16 @@
 //! configuration and whatever else is on the data partition stay.
 //!
 //! First the marker `state/reset` is written, and as long as that is there a boot goes on with this before it uses anything.
-//! Then all is renamed into `.ashlar-reset/`, the marker goes, and at last what was renamed is removed. Should the power
-//! fail, or the removal, in that last step, the machine is new already: [`sweep`] does the rest.
+//! Then all is renamed into `.ashlar-reset/` (on a full disk: removed), the marker goes, and at last what was renamed is
+//! removed. Should the power fail, or the removal, in that last step, the machine is new already: [`sweep`] does the rest.
 
+use std::io;
 use std::path::Path;
 
 use rustix::fd::OwnedFd;
 
 use super::disk::{self, is_missing, wrap};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::inode::Kind;
 
 const STATE: &[u8] = b"state";
@@ -43,21 +44,18 @@ pub fn factory_reset(data: &Path) -> Result<()> {
     ask(data)?;
     let data = disk::open_own(data)?;
     let state = disk::open_directory(&data, STATE)?;
-    let trash = match disk::open_directory(&data, TRASH) {
-        Err(err) if is_missing(&err) => disk::make_directory(&data, TRASH)?,
-        Err(_) => {
-            disk::remove_tree(&data, TRASH)?;
-            disk::make_directory(&data, TRASH)?
-        }
-        opened => opened?,
+    let trash = trash(&data)?;
+    let throw_away = |from: &OwnedFd, name: &[u8]| match &trash {
+        Some(trash) => throw_away(from, name, trash),
+        None => disk::remove_tree(from, name),
     };
     for name in disk::names(&state).map_err(wrap("list", STATE))? {
         if !KEPT.contains(&name.as_slice()) {
-            throw_away(&state, &name, &trash)?;
+            throw_away(&state, &name)?;
         }
     }
     if disk::kind(&data, VAR)?.is_some() {
-        throw_away(&data, VAR, &trash)?;
+        throw_away(&data, VAR)?;
     }
     disk::sync_all(&data)?;
     disk::unlink(&state, MARKER)?;
@@ -76,6 +74,25 @@ pub fn sweep(data: &Path) -> Result<bool> {
     }
     disk::remove_tree(&data, TRASH)?;
     Ok(true)
+}
+
+/// Where things wait for their removal; none where the disk is too full for it. Then they are removed at once: a power cut
+/// finds the marker, as before.
+fn trash(data: &OwnedFd) -> Result<Option<OwnedFd>> {
+    match disk::open_directory(data, TRASH) {
+        Ok(trash) => return Ok(Some(trash)),
+        Err(err) if is_missing(&err) => {}
+        Err(_) => disk::remove_tree(data, TRASH)?,
+    }
+    match disk::make_directory(data, TRASH) {
+        Ok(trash) => Ok(Some(trash)),
+        Err(Error::Io { source, .. }) if is_full(&source) => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+fn is_full(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Renames something into the trash, by a name that nothing has there yet.

@@ -98,11 +98,14 @@ impl Machine<'_> {
     pub(crate) fn run(&self, log: &Path, live: bool) -> Result<Console> {
         let mut command = self.command();
         command.args(["-monitor", "none", "-serial", "stdio"]);
+        // It complains of each write that is refused, as it was told to.
+        let complaints =
+            if *self.writes == Writes::Refused { Stdio::null() } else { Stdio::inherit() };
         let start = Instant::now();
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(complaints)
             .spawn()
             .doing(format!("cannot start {QEMU}"))?;
         let said = Arc::new(Mutex::new(Vec::new()));

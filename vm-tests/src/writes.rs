@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::outcome::{Doing, Result, failed};
 
-const MAGIC: u64 = 0x006a_7366_7767_6872;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 const SECTOR: usize = 512;
 const FLUSH: u64 = 1;
 const FUA: u64 = 2;

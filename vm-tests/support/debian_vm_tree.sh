@@ -150,12 +150,12 @@ DefaultDependencies=no
 Conflicts=shutdown.target
 
 [Service]
-Type=oneshot
+# Not oneshot: the boot would not be over before the report is, and the report waits for that.
+Type=simple
 ExecStart=/usr/lib/ashlar-vm/report
 StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/console
-TimeoutStartSec=600
 
 [Install]
 WantedBy=multi-user.target

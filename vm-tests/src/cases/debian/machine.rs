@@ -17,7 +17,7 @@ use crate::outcome::{Doing, Result, Stop, failed, run, skipped};
 use crate::qemu::{Console, Machine, Writes};
 
 /// When a Debian is ended by force: many times what it takes, as nobody knows how busy this machine is.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_mins(15);
 
 /// How long a shutdown may take by the machine's own clock: twice what systemd waits for one who does not hear SIGTERM
 /// (`guest/debian/ashlar-vm.conf`), and what emulation adds.
@@ -162,7 +162,9 @@ fn make_image(support: &Path, tree: &Path, image: &Path, secret_key: &Path) -> R
     {
         return digest.parse().doing("cannot read the digest of the image");
     }
-    drop(fs::remove_file(&made));
+    for old in [&made, image] {
+        drop(fs::remove_file(old));
+    }
 
     // Beside the tree, for links are made to its files.
     let copy = tree.with_extension("case");
@@ -170,7 +172,7 @@ fn make_image(support: &Path, tree: &Path, image: &Path, secret_key: &Path) -> R
     let victim = copy.join(VICTIM.trim_start_matches('/'));
     fs::write(&victim, noise(4242, 200_000)).doing("cannot write a file")?;
     let mut words = vec!["mkimage".into(), "--quiet".into(), "--root-image".into()];
-    words.extend(["--force", "-z", "zstd,3", "--sign-key"].map(Into::into));
+    words.extend(["-z", "zstd,3", "--sign-key"].map(Into::into));
     words.extend([secret_key, &copy, image].map(|path| path.as_os_str().to_owned()));
     let summary = ashlarfs_mkimage::run(words)
         .map_err(|failure| Stop::Failed(format!("mkimage: {}", failure.message)))?;

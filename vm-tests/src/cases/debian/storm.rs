@@ -15,7 +15,7 @@ pub(super) fn ends(bench: &Bench<'_>, how: &str) -> Result<()> {
         Err(_) => ROUNDS,
     };
     let debian = Debian::get(bench)?;
-    for (what, words) in [("idle", ""), ("storm", "vm.do=storm")] {
+    for (what, words) in [("idle", ""), ("storm", "vm.run=storm")] {
         let mut took = Vec::new();
         for (number, kernel) in KERNELS.iter().enumerate() {
             let number = u32::try_from(number).unwrap_or_default();

@@ -11,7 +11,7 @@ const CHECKS_MIN: usize = 40;
 pub(super) fn works(bench: &Bench<'_>) -> Result<()> {
     let debian = Debian::get(bench)?;
     let machine = debian.machine("use", "6.12", By::Initrd("initramfs-tools"))?;
-    for words in ["rw vm.do=use:first", "rw vm.do=use:again"] {
+    for words in ["rw vm.run=use:first", "rw vm.do=use:again"] {
         let console = machine.boot(words)?.console;
         let held = spoken(&console, "holds ").count();
         println!("    {held} checks hold");
@@ -28,7 +28,7 @@ pub(super) fn corrupt(bench: &Bench<'_>) -> Result<()> {
     let data = debian.data("corrupt")?;
     let block = debian.damage(&data.join("images/root.img"), VICTIM)?;
     let machine = debian.machine_of(&data, "corrupt", "6.12", By::Initrd("initramfs-tools"))?;
-    let console = machine.boot(&format!("rw vm.do=read-files:{VICTIM}:/usr/bin/gcc"))?.console;
+    let console = machine.boot(&format!("rw vm.run=read-files:{VICTIM}:/usr/bin/gcc"))?.console;
     console.says(&[SPOKEN, &format!("read {VICTIM}: cat: "), "Input/output error"])?;
     console.spoke("read /usr/bin/gcc: whole")?;
     console.says(&[SPOKEN, "journal ", &format!("block {block}"), VICTIM])?;

@@ -1,4 +1,4 @@
-//! The power fails while something is made that must be whole or not at all.
+//! Is all whole when the power fails while it is made?
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::tree::Tree;
 use crate::writes::Log;
 
 /// How long a machine with a full tree may take.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_mins(4);
 /// When the power fails, in parts of a hundred of the time that it takes.
 const MOMENTS: [u32; 5] = [15, 35, 55, 75, 92];
 /// Of so many of all moments between two writes the outcome is looked at.
@@ -48,7 +48,7 @@ fn machine<'a>(bench: &'a Bench<'a>, etc: u32, var: u32) -> Result<Machine<'a>> 
 }
 
 pub(super) fn seed(bench: &Bench<'_>) -> Result<()> {
-    let mut machine = machine(bench, 0, 4000)?;
+    let mut machine = machine(bench, 0, 1500)?;
     let words = "ashlar=one ashlar.overlay=tmpfs";
     let script = r"
         same $lower/var /var
@@ -61,30 +61,32 @@ pub(super) fn seed(bench: &Bench<'_>) -> Result<()> {
 /// What is changed in /etc before the new image comes: some of what the image changes, too, and some of what it does not.
 const CHANGES: &str = r"
     for n in 0 100 200 300; do for m in 1 5 7 14 21; do echo local >/etc/bulk-$((n / 100))/$((n + m)); done; done
-    for n in 2 3 4 8 9; do rm -r /etc/bulk-$n; done
+    for n in 2 4 5; do rm -r /etc/bulk-$n; done
     mkdir /etc/own && for n in $(seq 300); do echo own $n >/etc/own/$n; done
     sound
     ";
 
 pub(super) fn merge(bench: &Bench<'_>) -> Result<()> {
-    let mut machine = machine(bench, 3000, 0)?;
+    let mut machine = machine(bench, 1500, 0)?;
     machine.boot("ashlar=one ashlar.etc=merge ashlar.var=ro", CHANGES)?;
     let words = "ashlar=two ashlar.etc=merge ashlar.var=ro";
     let script = r#"
         is "0 of two" head -n 1 /etc/bulk-0/0
         is local cat /etc/bulk-0/7
-        is local cat /etc/bulk-3/301 || gone /etc/bulk-3/302
+        is local cat /etc/bulk-3/301
         is own\ 300 cat /etc/own/300
-        gone /etc/bulk-9
+        gone /etc/bulk-5
         sh -c "ls $data/state | grep 'etc.*tmp'" && false || true
         say "sum $(listing /etc | sha256sum)"
         sound
         "#;
-    cut_and_go_on(&mut machine, words, |machine| machine.boot(words, script).and_then(sum))?;
+    cut_and_go_on(&mut machine, words, |machine| {
+        machine.boot(words, script).and_then(|console| sum(&console))
+    })?;
     // What the old image had is as it was left.
     machine.boot(
         "ashlar=one ashlar.etc=merge ashlar.var=ro",
-        "is local cat /etc/bulk-0/1\ngone /etc/bulk-8\nsound",
+        "is local cat /etc/bulk-0/1\ngone /etc/bulk-4\nsound",
     )?;
     Ok(())
 }
@@ -93,7 +95,7 @@ fn drop_sum(_: Console) -> String {
     String::new()
 }
 
-fn sum(console: Console) -> Result<String> {
+fn sum(console: &Console) -> Result<String> {
     match console.text.lines().find_map(|line| line.split_once("ASHLAR-VM: sum ")) {
         Some((_, sum)) => Ok(sum.trim_end().to_owned()),
         None => console.fail("the guest did not say what its /etc is"),
@@ -133,7 +135,7 @@ fn cut_and_go_on(
 }
 
 pub(super) fn writes(bench: &Bench<'_>) -> Result<()> {
-    let mut machine = machine(bench, 600, 600)?;
+    let mut machine = machine(bench, 600, 300)?;
     let etc = |digest: ashlarfs::Digest| format!("/state/etc.{digest}");
     let one = machine.digest("one")?;
     let two = machine.digest("two")?;
@@ -199,7 +201,13 @@ fn each_write(
         }
     }
     Machine::copy_disk(&after, &disk)?;
-    eprintln!("{} writes; absent and whole: {seen:?}", log.len());
+    // The last of them was made meanwhile: both must have been seen.
+    if seen.last().is_none_or(|seen| seen.contains(&0)) {
+        return failed(format!(
+            "among the moments between {} writes none shows what they are for: {seen:?}",
+            log.len()
+        ));
+    }
     Ok(())
 }
 

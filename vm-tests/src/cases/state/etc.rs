@@ -1,4 +1,4 @@
-//! `/etc`: local changes and those of a new image.
+//! Does `/etc` keep local changes, and follow a new image in all else?
 
 use super::machine::Machine;
 use crate::bench::Bench;

@@ -1,4 +1,4 @@
-//! Further images beside the root's.
+//! Which further images belong to the root?
 
 use super::machine::Machine;
 use crate::bench::Bench;

@@ -1,4 +1,4 @@
-//! A machine that keeps something: images of two versions on one data partition, booted again and again.
+//! What is booted again and again? A machine with images of two versions on one data partition.
 
 use std::fs;
 use std::path::{Path, PathBuf};

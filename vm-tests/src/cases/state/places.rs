@@ -1,4 +1,4 @@
-//! `/var`, single paths, single directories, and what decides over them.
+//! What becomes of `/var`, single paths and single directories, and who decides over them?
 
 use std::fs;
 

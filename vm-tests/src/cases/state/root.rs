@@ -1,4 +1,4 @@
-//! `/` itself: read-only, or with something over it.
+//! Is `/` itself as it was asked for: read-only, or with something over it?
 
 use super::machine::Machine;
 use crate::bench::Bench;
