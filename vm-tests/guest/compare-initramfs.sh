@@ -29,26 +29,31 @@ load() { # load FOR: the modules it needs, in the order in which it needs them
     done </load/$1
 }
 
-wait_for() {
+disk() { # disk SERIAL: its device, when it is there. Their numbers are given in whichever order they are found.
     tries=0
-    until [ -b "$1" ]; do
+    while [ $tries -lt 200 ]; do
+        for device in /sys/block/nvme*; do
+            if grep -qsx "$1 *" "$device/device/serial" && [ -b "/dev/${device##*/}" ]; then
+                echo "/dev/${device##*/}"
+                return
+            fi
+        done
         tries=$((tries + 1))
-        [ $tries -lt 200 ] || give_up "no $1"
         sleep 0.05
     done
+    give_up "no $1"
 }
 keep() { echo "$1 $2" >>/run/ashlar-vm-initramfs; }
 keep initramfs-at-ms "$(now)"
-wait_for /dev/nvme0n1
-root=/dev/nvme1n1
+data=$(disk disk0)
 filesystem=$(argument root)
 begin=$(now)
 if [ "$filesystem" = ashlar ]; then
     load ashlar
-    mount -t ext4 /dev/nvme0n1 /newroot || give_up "mount of the data partition"
+    mount -t ext4 $data /newroot || give_up "mount of the data partition"
     ashlar boot setup /newroot >/run/setup.out 2>&1 || { cat /run/setup.out >/dev/kmsg; give_up "setup"; }
 else
-    wait_for $root
+    root=$(disk disk1)
     verity=$(argument verity)
     if [ -n "$verity" ]; then
         load verity
@@ -60,7 +65,7 @@ else
     mount -t "$filesystem" -o ro $root /newroot || give_up "mount of $filesystem"
     # What `ashlar boot setup` does besides, done here as cheaply.
     mkdir -p /run/initramfs/ashlar/data
-    mount -t ext4 /dev/nvme0n1 /run/initramfs/ashlar/data || give_up "mount of the data partition"
+    mount -t ext4 $data /run/initramfs/ashlar/data || give_up "mount of the data partition"
     mount --bind /run/initramfs/ashlar/data/var /newroot/var || give_up "mount of /var"
     mount -t tmpfs -o nosuid,nodev,mode=1777,size=50% tmpfs /newroot/tmp || give_up "mount of /tmp"
 fi

@@ -1,20 +1,11 @@
 #!/bin/bash
-# How fast was the boot, and how fast is the root? Says figures on the console, then switches off. `--functions` only
-# defines what the host needs to know what is right.
-
-# walk ROOT: a line for each file of a tree, but not of what is mounted on it. Asks for the attributes of each.
-walk() {
-    local place prune=()
-    for place in dev proc sys run tmp var etc/machine-id lost+found; do
-        prune+=(-path "${1%/}/$place" -prune -o)
-    done
-    # The size of a directory is every file system's own.
-    find "$1" -mindepth 1 -xdev "${prune[@]}" -type d -printf '%P d %m %U %G\n' -o -printf '%P %y %m %U %G %s\n'
-}
-[[ ${1-} != --functions ]] || return 0
+# How fast was the boot, and how fast is the root? Says figures on the console, then switches off.
+here=${0%/*}
+# shellcheck source=compare-walk.sh
+source "$here/walk"
 
 lists=/usr/lib/ashlar-vm
-helper=/var/lib/ashlar-vm/ashlar
+helper=$here/ashlar
 say() { echo "<1>ASHLAR-VM: $*" >/dev/kmsg; }
 figure() { say "figure $*"; }
 argument() { # argument NAME: vm.NAME= of the kernel's command line
@@ -62,7 +53,7 @@ server() { # server WHEN
     figure "$1-server-user-ms $((fields[13] * 10))"
     figure "$1-server-system-ms $((fields[14] * 10))"
     figure "$1-server-switches $(cat /proc/"$pid"/task/*/status | awk '/ctxt_switches/ { sum += $2 } END { print sum }')"
-    [[ ! -x $helper ]] || say "status $1 $("$helper" status --json / | tr -d ' \n')"
+    [[ ! -x $helper ]] || say "status $1 $("$helper" status --json / | tr -d ' \n' | sed 's/.*"blocks_verified"/{"blocks_verified"/')"
 }
 processor() { # processor WHEN: time of all processors, in the kernel's ticks of 10 ms
     local fields
@@ -79,7 +70,7 @@ state=$(timeout 300 systemctl is-system-running --wait)
 processor boot
 server boot
 say "state $state"
-systemctl list-units --failed --plain --no-legend --no-pager | while read -r unit _; do say "failed $unit"; done
+systemctl list-units --failed --plain --no-legend --no-pager | while read -r unit _; do say "unit $unit failed"; done
 started=$(timestamp UserspaceTimestampMonotonic)
 figure "init-ms $((started / 1000))"
 figure "multi-user-ms $((($(timestamp ActiveEnterTimestampMonotonic multi-user.target) - started) / 1000))"

@@ -5,7 +5,7 @@
 #
 # PROGRAM is the static program (`cargo boot-binary`), which installs its own files into the tree.
 #
-#     tree/               the tree: that of debian_vm_tree.sh with one kernel's modules, and what measures
+#     tree/               the tree: that of debian_vm_tree.sh with one kernel's modules, and what starts the measuring
 #     ext4.img erofs.img squashfs.img erofs-verity.img squashfs-verity.img
 #     NAME.verity         root digest, number of blocks and offset of the digests of an image with dm-verity
 #     vmlinuz release     the kernel
@@ -46,7 +46,7 @@ erofs_level=${ASHLAR_COMPARE_LEVEL:-9}
 squashfs_level=${ASHLAR_COMPARE_LEVEL:-19}
 recipe=$({
     echo "$erofs_level $squashfs_level"
-    cat "$source.recipe" "$0" "$guest/compare-measure.sh" "$guest/compare.service"
+    cat "$source.recipe" "$0" "$guest/compare-walk.sh" "$guest/compare.service"
     find "$top/src/integration" -type f -print0 | sort -z | xargs -0 cat
 } | sha256sum | cut -d' ' -f1)
 if [[ $(cat "$images/recipe" 2>/dev/null) == "$recipe" ]]; then
@@ -71,9 +71,10 @@ tar --create --one-file-system --directory "$source" --acls --xattrs --xattrs-in
     tar --extract --directory tree --acls --xattrs --xattrs-include='*' --numeric-owner --same-permissions
 "$program" boot install --root tree --binary "$program" --systemd >&2
 rm tree/usr/lib/ashlar/ashlar
-install -m 755 "$guest/compare-measure.sh" tree/usr/lib/ashlar-vm/measure
 install -m 644 "$guest/compare.service" tree/usr/lib/systemd/system/ashlar-vm-measure.service
 mkdir -p tree/usr/lib/systemd/system/multi-user.target.wants
+# It fails without a network, after a while.
+chroot tree systemctl --quiet disable podman-auto-update.service
 ln -s ../ashlar-vm-measure.service tree/usr/lib/systemd/system/multi-user.target.wants/
 
 # What is read. Nothing that a boot reads; in an order that is nobody's, and always the same.
@@ -95,11 +96,9 @@ for list in first second biggest; do
     (cd tree && sed 's|^/||' ../$lists/$list | xargs -d '\n' cat) | expect "$list"
     echo "bytes-$list $(cd tree && sed 's|^/||' ../$lists/$list | xargs -d '\n' cat | wc -c)" >>expected
 done
-# What the walk of the measuring script says, see there.
-root=$PWD/tree
-# shellcheck source=/dev/null
-source "$guest/compare-measure.sh" --functions
-walk "$root" | LC_ALL=C sort | expect walk
+# shellcheck source=../guest/compare-walk.sh
+source "$guest/compare-walk.sh"
+walk "$PWD/tree" | LC_ALL=C sort | expect walk
 
 # --- The images.
 mkfs_ext4() { mkfs.ext4 -q -F -m 0 -L root -d tree "$1" "$2"; }
@@ -147,7 +146,7 @@ load erofs erofs
 load squashfs squashfs
 # With the fastest SHA-256 that the processor can do, as modprobe would load it.
 load verity sha256-ssse3 sha256_generic dm-verity
-load ashlar fuse overlay
+load ashlar fuse
 for file in "$(command -v veritysetup)" $(ldd "$(command -v veritysetup)" | grep -o '/[^ ]*'); do
     mkdir -p "veritysetup/$(dirname "$file")"
     cp --dereference "$file" "veritysetup/$file"
