@@ -615,11 +615,14 @@ fn a_damaged_block_is_logged_once() {
         for _ in 0..20 {
             assert!(!reads_true(&mount.point, bad[0]));
         }
+        let named = format!(" is /{}\n", bad[0]);
+        let is_named = || fs::read_to_string(&log).unwrap().contains(&named);
+        assert!(within(Duration::from_secs(10), is_named), "{}", fs::read_to_string(&log).unwrap());
         mount.umount();
         assert_eq!(server.wait().unwrap().code(), Some(0));
         let log = fs::read_to_string(&log).unwrap();
         let told: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
-        assert_eq!(told.len(), 1, "{log}");
+        assert_eq!(told.len(), 2, "{log}");
         assert!(told[0].contains("read of inode") && told[0].contains("block"), "{log}");
     });
 }
