@@ -111,7 +111,7 @@ fn the_root_is_read_only_and_var_is_kept() {
              echo x >$root/tmp/x; echo mine >$root/var/lib/mine\n\
              cat $data/var/lib/mine\n\
              stat -c %a $root/tmp\n\
-             grep -c 'fuse.ashlar' /proc/mounts\n\
+             grep -c \" $root fuse.ashlar\" /proc/mounts\n\
              $ashlar boot status\n\
              test $(stat -f -c %b $root) -gt 70000\n\
              for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in @ashlar*) echo server $(cat $p/comm) $(ls -A $p/root/ | wc -l);; esac; done\n",
@@ -158,7 +158,7 @@ fn what_nobody_vouches_for_is_refused_and_all_is_as_it_was() {
         ] {
             let said = machine.runs(&format!(
                 "refused setup '{cmdline}'\ncat $place/why\necho\nls $root\n\
-                 grep -c ashlar /proc/mounts || true\n"
+                 grep -c 'fuse.ashlar\\|/run/initramfs' /proc/mounts || true\n"
             ));
             assert!(said.ends_with("\nroot.img\n0\n"), "{cmdline}: {said}");
             assert!(said.contains("ashlar: error: ") && said.contains(why), "{cmdline}: {said}");
@@ -257,6 +257,9 @@ fn state_goes_where_it_was_told_to() {
              cat $root/opt/extra/x $root/which\necho x >$root/x\ncat $data/state/overlay/@root/upper/x\n",
         );
         assert_eq!(over, "extra\nextension\nx\n");
+        // An extension is no root, so it is not what was booted before.
+        let previous = machine.runs("setup 'ashlar=? ashlar.slot=previous'\ncat $root/which\n");
+        assert_eq!(previous, "first\n");
         let odd = machine.runs(
             "setup 'ashlar=?root.img ashlar.extension=none,../x ashlar.colour=blue ashlar.bind=/not/there' 2>$place/err\n\
              cat $root/which; grep -c 'left out\\|ignored\\|/not/there' $place/err\n$ashlar boot status | grep -c ^degraded\n",

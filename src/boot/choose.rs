@@ -121,7 +121,9 @@ pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
         }
     };
     let missing = missing.filter(|_| first.is_none());
-    all.retain(|path| first.as_ref().is_none_or(|first| first.path != *path));
+    all.retain(|path| {
+        first.as_ref().is_none_or(|first| first.path != *path) && !is_extension(path)
+    });
     let mut rest: Vec<Candidate> =
         all.into_iter().map(|path| Candidate { path, pinned: None }).collect();
     match args.slot {
@@ -188,6 +190,13 @@ fn is_image_name(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let suffix = path.extension().and_then(|suffix| suffix.to_str());
     !hidden && suffix.is_some_and(|suffix| SUFFIXES.contains(&suffix))
+}
+
+/// Whether an image is one that is added to another. It is no root, whoever vouches for it; `open` finds out about that.
+fn is_extension(path: &Path) -> bool {
+    open_as(path, Anchor::Unauthenticated)
+        .and_then(|tree| tree.resolve_following(super::extension::RELEASES.as_bytes()))
+        .is_ok()
 }
 
 /// The version that an image says it has. Nobody vouches for it yet: it only says which is tried first.

@@ -8,8 +8,10 @@ use super::{Failed, Site, layers};
 use crate::error::Error;
 use crate::fs::Tree;
 
-/// Where an extension says what it is made for, with its name behind (extension-release(5)).
-const RELEASE: &str = "usr/lib/extension-release.d/extension-release.";
+/// Where extensions say what they are made for (extension-release(5)); what is no extension has none of it.
+pub(super) const RELEASES: &str = "usr/lib/extension-release.d";
+/// What the name of such a file begins with; the extension's name comes behind.
+const PREFIX: &str = "extension-release.";
 /// Where a system says what it is (os-release(5)); the first that is there counts.
 const OS_RELEASE: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
 /// Longest such file that is read.
@@ -82,7 +84,7 @@ fn serve(name: &str, root: &Chosen, site: &Site<'_>) -> Result<PathBuf, Failed> 
 /// `SYSEXT_LEVEL`, or where it has none `VERSION_ID`.
 fn fits(extension: &Tree, root: &Tree) -> Result<(), Failed> {
     let own = release(extension)?.ok_or_else(|| {
-        Failed::new(format_args!("it has no {RELEASE}NAME"))
+        Failed::new(format_args!("it has no {RELEASES}/{PREFIX}NAME"))
             .hint("write there ID= and VERSION_ID= of the system that it is made for, or ID=_any")
     })?;
     let system = OS_RELEASE
@@ -112,19 +114,16 @@ fn judge(own: &str, system: &str) -> Result<(), String> {
 
 /// The file of an extension that says what it is made for. There is one, whatever the image file is called.
 fn release(tree: &Tree) -> Result<Option<String>, Failed> {
-    let (directory, prefix) = RELEASE.rsplit_once('/').unwrap_or_default();
-    let directory = match tree.resolve_following(directory.as_bytes()) {
+    let directory = match tree.resolve_following(RELEASES.as_bytes()) {
         Ok(resolved) => tree.directory(resolved.index)?,
         Err(Error::NotFound | Error::NotADirectory) => return Ok(None),
         Err(err) => return Err(err.into()),
     };
     for nth in 0..directory.len() {
-        let entry = directory.entry(nth)?;
-        if entry.name.starts_with(prefix.as_bytes()) {
-            let path =
-                [RELEASE.rsplit_once('/').unwrap_or_default().0.as_bytes(), b"/", &entry.name]
-                    .concat();
-            return Ok(read(tree, &String::from_utf8_lossy(&path))?);
+        let name = directory.entry(nth)?.name;
+        if name.starts_with(PREFIX.as_bytes()) {
+            let path = format!("{RELEASES}/{}", String::from_utf8_lossy(&name));
+            return Ok(read(tree, &path)?);
         }
     }
     Ok(None)

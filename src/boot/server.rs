@@ -48,7 +48,7 @@ pub struct ServerArgs {
 
 /// Serves until the mount is gone, which on a running machine it never is.
 ///
-/// It says [`READY`] on standard output, or why not, in two lines: the error and what to do about it.
+/// It says `ready` on standard output, or why not, in two lines: the error and what to do about it.
 pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     // Started through /proc/self/exe, it would be called `exe`.
     rustix::thread::set_name(c"ashlar").unwrap_or_default();

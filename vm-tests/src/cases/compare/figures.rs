@@ -128,7 +128,7 @@ mod tests {
         let figures = Figures::read(&Console {
             text: text.to_owned(),
             ending: Ending::Off,
-            took: Duration::from_millis(15_000),
+            took: Duration::from_secs(15),
             log: PathBuf::new(),
         })
         .unwrap();

@@ -227,7 +227,7 @@ impl DebianMachine<'_> {
         let ending =
             if words.contains("vm.end=reboot") { "Restarting system" } else { "Power down" };
         console.ended_well()?.spoke(&format!("ok {name}"))?.spoke("state running")?;
-        console.says(&["reboot:", ending])?;
+        console.says(&["reboot:", ending])?.never_says("Failed unmounting")?;
         let shutdown_ms = shutdown(&console, ending)?;
         if shutdown_ms > SHUTDOWN_LIMIT_MS {
             return console.fail(format!("the shutdown took {shutdown_ms} ms"));

@@ -11,7 +11,7 @@ const CHECKS_MIN: usize = 40;
 pub(super) fn works(bench: &Bench<'_>) -> Result<()> {
     let debian = Debian::get(bench)?;
     let machine = debian.machine("use", "6.12", By::Initrd("initramfs-tools"))?;
-    for words in ["rw vm.run=use:first", "rw vm.do=use:again"] {
+    for words in ["rw vm.run=use:first", "rw vm.run=use:again"] {
         let console = machine.boot(words)?.console;
         let held = spoken(&console, "holds ").count();
         println!("    {held} checks hold");
