@@ -2,6 +2,10 @@
 //!
 //! It takes long and has no answer of yes or no, but figures: a table, and everything that was measured as JSON, beside the
 //! case's own directory. It fails when a root is not as the tree has it, and when the goal is missed.
+//!
+//! To try something: `ASHLAR_COMPARE_ROUNDS`, `ASHLAR_COMPARE_ONLY` (names, with commas), `ASHLAR_COMPARE_WHAT=settle` (boots
+//! alone), `ASHLAR_COMPARE_WORDS` (for the kernel's command line, ours only), `ASHLAR_COMPARE_LEVEL`
+//! (see `compare_images.sh`), `ASHLAR_COMPARE_IMAGES` (a directory that it made, as it is).
 
 mod figures;
 mod images;
@@ -76,8 +80,13 @@ fn compare(bench: &Bench<'_>) -> Result<()> {
     for round in 1..=rounds {
         for (contest, measured) in &mut contests {
             let figures = contest.measure()?;
-            let took = figures.value("finish-ms").unwrap_or_default();
-            println!("round {round}, {}: systemd took {took} ms", contest.contestant.shown);
+            let of = |name| figures.value(name).unwrap_or_default();
+            println!(
+                "round {round}, {}: {} ms to multi-user, {} ms of this machine's processors",
+                contest.contestant.shown,
+                of("multi-user-ms"),
+                of("host-cpu-ms")
+            );
             measured.add(figures);
         }
     }

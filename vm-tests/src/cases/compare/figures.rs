@@ -58,7 +58,8 @@ impl Figures {
         self.values.get(name).copied()
     }
 
-    fn set(&mut self, name: &str, value: u32) {
+    /// Notes a figure.
+    pub(super) fn set(&mut self, name: &str, value: u32) {
         self.values.insert(name.to_owned(), value);
     }
 }
