@@ -95,6 +95,6 @@ fn cpu_ms() -> Result<u32> {
     let stat = std::fs::read_to_string("/proc/self/stat").doing("cannot read /proc/self/stat")?;
     // proc(5): 16 and 17, in hundredths of a second; the second, which may have spaces, ends with a bracket.
     let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
-    let ticks = fields.split_whitespace().skip(13).take(2).map(|ticks| ticks.parse::<u32>());
+    let ticks = fields.split_whitespace().skip(13).take(2).map(str::parse::<u32>);
     ticks.sum::<Result<u32, _>>().map(|ticks| ticks * 10).doing("cannot read /proc/self/stat")
 }
