@@ -10,6 +10,7 @@ pub mod control;
 pub mod data;
 mod extension;
 pub mod handover;
+mod hook;
 pub mod hygiene;
 pub mod kmsg;
 pub mod layers;
@@ -205,7 +206,8 @@ fn reset_if_asked(args: &BootArgs, data: &Data) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What everybody says about the state: the image, the initramfs, the data partition, the kernel command line.
+/// What everybody says about the state: the image, the initramfs, the data partition, somebody's own program, the
+/// kernel command line.
 ///
 /// The data partition's word is nobody's word: whoever needs to be sure seals the rest and says `ashlar.config=no`.
 fn config(args: &BootArgs, data: &Data, chosen: &Chosen) -> Config {
@@ -214,6 +216,7 @@ fn config(args: &BootArgs, data: &Data, chosen: &Chosen) -> Config {
     if args.use_file {
         config = config.overruled_by(data.config());
     }
+    config = config.overruled_by(hook::ask(chosen));
     config.overruled_by(args.config.clone())
 }
 

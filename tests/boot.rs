@@ -257,6 +257,14 @@ fn state_goes_where_it_was_told_to() {
              cat $root/opt/extra/x $root/which\necho x >$root/x\ncat $data/state/overlay/@root/upper/x\n",
         );
         assert_eq!(over, "extra\nextension\nx\n");
+        // A program of the initramfs is believed more than a file, and less than the command line.
+        let hook = "mount -t tmpfs etc /etc; mkdir -p /etc/ashlar; \
+                    printf '#!/bin/sh\\necho overlay=tmpfs etc=merge\\n' >/etc/ashlar/mode-hook; chmod +x /etc/ashlar/mode-hook";
+        let asked = machine.runs(&format!(
+            "{hook}\nsetup 'ashlar=?root.img ashlar.etc=ro'\necho x >$root/new; cat $root/new\n\
+             $ashlar boot status | grep '^/etc\\|^overlay'\n"
+        ));
+        assert_eq!(asked, "x\noverlay           tmpfs\n/etc              ro\n");
         // An extension is no root, so it is not what was booted before.
         let previous = machine.runs("setup 'ashlar=? ashlar.slot=previous'\ncat $root/which\n");
         assert_eq!(previous, "first\n");

@@ -23,7 +23,7 @@ install() {
     # For the one who has to find out at the shell why there is no root.
     ln_r /usr/lib/ashlar/ashlar /usr/sbin/ashlar
 
-    for file in "${dracutsysrootdir-}"/etc/ashlar/keys/*.pub "${dracutsysrootdir-}/etc/ashlar/ashlar.toml"; do
+    for file in "${dracutsysrootdir-}"/etc/ashlar/keys/*.pub "${dracutsysrootdir-}"/etc/ashlar/{ashlar.toml,mode-hook}; do
         [[ -f $file ]] && inst_simple "${file#"${dracutsysrootdir-}"}"
     done
 
