@@ -9,6 +9,7 @@ pub mod dump;
 pub mod etc;
 pub mod extract;
 pub mod inspect;
+#[cfg(feature = "sign")]
 pub mod key;
 pub mod lint;
 #[cfg(feature = "fuse")]
@@ -16,6 +17,7 @@ mod log;
 pub mod ls;
 #[cfg(feature = "fuse")]
 pub mod mount;
+#[cfg(feature = "sign")]
 pub mod sign;
 #[cfg(feature = "fuse")]
 pub mod status;
@@ -76,8 +78,10 @@ enum Command {
     /// Write a line for each file of an image, to be compared or kept
     Dump(dump::DumpArgs),
     /// Make and show signing keys
+    #[cfg(feature = "sign")]
     Key(key::KeyArgs),
     /// Sign an image
+    #[cfg(feature = "sign")]
     Sign(sign::SignArgs),
 }
 
@@ -230,7 +234,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Extract(args) => extract::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Dump(args) => dump::run(&args),
+        #[cfg(feature = "sign")]
         Command::Key(args) => key::run(args),
+        #[cfg(feature = "sign")]
         Command::Sign(args) => sign::run(&args),
     };
     outcome.unwrap_or_else(|failure| {

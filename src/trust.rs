@@ -62,6 +62,22 @@ pub fn key_file_bytes(text: &str) -> Option<Vec<u8>> {
     Some(raw)
 }
 
+/// A key's id as minisign writes it: 16 hexadecimal digits.
+#[cfg(feature = "cli")]
+pub(crate) fn key_id(keynum: &[u8]) -> String {
+    let id = keynum.iter().rev().fold(0_u64, |id, byte| id << 8 | u64::from(*byte));
+    format!("{id:016X}")
+}
+
+/// Key id and trusted comment of a minisign signature, nothing of which is checked; `None` when it is none.
+#[cfg(feature = "cli")]
+pub(crate) fn describe_signature(text: &str) -> Option<(String, String)> {
+    let signature = Signature::decode(text).ok()?;
+    // Two bytes say the algorithm, eight the key.
+    let raw = key_file_bytes(text)?;
+    Some((key_id(raw.get(2..10)?), signature.trusted_comment().to_owned()))
+}
+
 /// Reads a detached signature file.
 pub fn read_signature(path: &Path) -> Result<Vec<u8>> {
     Ok(read_text(path, "signature")?.into_bytes())

@@ -6,10 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use minisign::SignatureBox;
 use serde_json::{Value, json};
 
-use super::key::key_id;
 use super::{Failure, Outcome, TrustArgs, escape, say};
 use crate::error::Result;
 use crate::format::FORMAT_VERSION;
@@ -136,12 +134,7 @@ fn read_table(tree: &Tree) -> Result<Table> {
 /// Key id and trusted comment of a signature; the comment is not checked here.
 fn describe(signature: &[u8]) -> (String, String) {
     let text = String::from_utf8_lossy(signature);
-    match SignatureBox::from_string(&text) {
-        Ok(signature) => {
-            (key_id(signature.keynum()), signature.trusted_comment().unwrap_or_default())
-        }
-        Err(err) => ("unreadable".to_owned(), err.to_string()),
-    }
+    trust::describe_signature(&text).unwrap_or_else(|| ("unreadable".to_owned(), String::new()))
 }
 
 fn to_text(tree: &Tree, table: &Table, signatures: &[Vec<u8>]) -> String {

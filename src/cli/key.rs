@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use minisign::{KeyPair, PublicKey, PublicKeyBox, SecretKey, SecretKeyBox};
 
 use super::{Failure, Outcome, say};
-use crate::trust;
+use crate::trust::{self, key_id};
 
 /// Environment variable that holds the password of encrypted keys, where nobody can be asked; `mkimage` knows it too.
 const PASSWORD_VARIABLE: &str = "ASHLAR_KEY_PASSWORD";
@@ -125,10 +125,4 @@ pub(super) fn read_secret(path: &Path) -> Result<SecretKey, Failure> {
 pub(super) fn public_key(secret: &SecretKey) -> Result<PublicKey, Failure> {
     PublicKey::from_secret_key(secret)
         .map_err(|err| Failure::new(format!("the secret key has no public half: {err}")))
-}
-
-/// A key's id as minisign writes it: 16 hexadecimal digits.
-pub(super) fn key_id(keynum: &[u8]) -> String {
-    let id = keynum.iter().rev().fold(0_u64, |id, byte| id << 8 | u64::from(*byte));
-    format!("{id:016X}")
 }

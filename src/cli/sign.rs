@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args};
 use minisign::SignatureBox;
 
-use super::key::{key_id, public_key, read_secret};
+use super::key::{public_key, read_secret};
 use super::{Failure, Outcome};
 use crate::error::Error;
 use crate::format::defect::Untrusted;
@@ -20,7 +20,7 @@ use crate::format::trailer::{self, signed_text};
 use crate::format::{SIGNATURE_LEN_MAX, SIGNATURES_MAX};
 use crate::image::{self, Method, Source};
 use crate::store::{self, proof};
-use crate::trust::{self, Anchor};
+use crate::trust::{self, Anchor, key_id};
 
 /// Arguments of `ashlar sign`.
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ mod cases;
 mod disk;
 mod initramfs;
 mod kernel;
+mod keys;
 mod noise;
 mod outcome;
 mod programs;
@@ -29,18 +30,15 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::{Bench, Wishes};
 use crate::cases::Case;
-use crate::outcome::{Result, Stop};
+use crate::outcome::{Result, SKIPPED, Stop};
 use crate::programs::Programs;
-
-/// Exit status of a run in which nothing could run.
-const SKIPPED: u8 = 77;
 
 /// Boots Ashlar images in QEMU.
 #[derive(Debug, Parser)]
 #[command(after_help = "\
 A case passes only when the machine says so and stops by itself in time. One that cannot run here is skipped, with the
-reason; when all were, the exit status is 77. Kernels are Debian's, fetched once from this machine's own mirror and kept
-in $ASHLAR_TEST_CACHE (or target/test-cache).")]
+reason; when all were, the exit status is 77. Where cases were named, it is 1 when any of them was. Kernels are Debian's,
+fetched once from this machine's own mirror and kept in $ASHLAR_TEST_CACHE (or target/test-cache).")]
 struct Cli {
     #[command(subcommand)]
     command: Action,
@@ -90,14 +88,16 @@ fn main() -> ExitCode {
                     || (quick && case.quick)
                     || names.iter().any(|name| name == case.name)
             };
-            unknown(&names)
-                .and_then(|()| run(&cases::all().filter(chosen).collect::<Vec<_>>(), wishes))
+            unknown(&names).and_then(|()| {
+                let chosen: Vec<_> = cases::all().filter(chosen).collect();
+                run(&chosen, wishes, !names.is_empty())
+            })
         }
         Action::Shell { name } => {
             let wishes = Wishes { shell: true, ..Wishes::default() };
             let chosen = |case: &&Case| case.name == name;
             unknown(std::slice::from_ref(&name))
-                .and_then(|()| run(&cases::all().filter(chosen).collect::<Vec<_>>(), wishes))
+                .and_then(|()| run(&cases::all().filter(chosen).collect::<Vec<_>>(), wishes, true))
         }
     };
     outcome.unwrap_or_else(|why| {
@@ -113,8 +113,8 @@ fn unknown(names: &[String]) -> Result<(), String> {
     }
 }
 
-/// Runs cases one after another: each has as much of this machine as there is.
-fn run(chosen: &[&'static Case], wishes: Wishes) -> Result<ExitCode, String> {
+/// Runs cases one after another: each has as much of this machine as there is. Where they were named, each has to pass.
+fn run(chosen: &[&'static Case], wishes: Wishes, named: bool) -> Result<ExitCode, String> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let top = manifest.parent().ok_or("the project is nowhere")?;
     let target =
@@ -154,9 +154,10 @@ fn run(chosen: &[&'static Case], wishes: Wishes) -> Result<ExitCode, String> {
         println!("=== {}: {verdict} ({} s)", case.name, start.elapsed().as_secs());
     }
     println!("\n{passed} passed, {failed} failed, {skipped} skipped");
-    Ok(match (passed, failed) {
-        (_, 1..) => ExitCode::FAILURE,
-        (0, 0) => ExitCode::from(SKIPPED),
+    Ok(match (passed, failed, skipped) {
+        (_, 1.., _) => ExitCode::FAILURE,
+        (0, 0, _) => ExitCode::from(SKIPPED),
+        (_, 0, 1..) if named => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     })
 }
