@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use ashlarfs::state::etc::{self, Against, Outcome, Prepared, Report, What};
 use ashlarfs::state::prune::prune;
 use ashlarfs::state::seed::{Seeded, fill, seed};
-use ashlarfs::state::{make_directories, overlay};
+use ashlarfs::state::{make_directories, overlay, reset};
 use ashlarfs::{Anchor, Digest, Error, Options, Result, Tree};
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode};
@@ -680,6 +680,18 @@ fn a_damaged_image_is_an_error_and_changes_nothing() {
     after.insert(Vec::new(), before[b"".as_slice()].clone());
     assert_same(&before, &after);
 
+    // Elsewhere, where it does not stay, it is made as far as can be.
+    let memory = work.path("memory");
+    fs::create_dir(&memory).unwrap();
+    let report =
+        etc::prepare_elsewhere(&work.path("state"), &two, &mut |_| Ok(None), &memory).unwrap();
+    assert_eq!((read(memory.join("a")), read(memory.join("b"))), ("mine".into(), "2".into()));
+    assert!(!memory.join("c").exists());
+    assert_eq!(report.lost.iter().map(|left| &left.path).collect::<Vec<_>>(), ["c"]);
+    let mut after = manifest(&work.path("state"));
+    after.insert(Vec::new(), before[b"".as_slice()].clone());
+    assert_same(&before, &after);
+
     // Of an old one, only the damaged file counts as changed.
     let three = work.image_of(|dir| {
         plant(dir, &[("etc/a", "3")]);
@@ -856,6 +868,54 @@ fn a_seed_of_a_damaged_image_is_none() {
     let err = seed(&image, b"var", &work.path("state"), Path::new("var")).unwrap_err();
     assert!(err.to_string().contains("var/b: "), "{err}");
     assert_eq!(fs::read_dir(work.path("state")).unwrap().count(), 0);
+
+    // In memory, all else is there.
+    let fresh = work.path("fresh");
+    fs::create_dir(&fresh).unwrap();
+    let err = fill(&image, b"var", &fresh).unwrap_err();
+    assert!(err.to_string().contains("var/b: "), "{err}");
+    assert_eq!(read(fresh.join("a")), "1");
+    assert_eq!(fs::read_dir(&fresh).unwrap().count(), 1);
+}
+
+#[test]
+fn what_is_immutable_can_be_forgotten() {
+    let work = Work::new();
+    let data = work.path("data");
+    plant(&data, &[("state/etc.x/resolv.conf", "mine"), ("state/etc.x/dir/a", "mine")]);
+    let chattr = |how: &str, path: &str| {
+        Command::new("chattr").arg(how).arg(data.join(path)).status().is_ok_and(|s| s.success())
+    };
+    if !is_root() || !chattr("+i", "state/etc.x/resolv.conf") || !chattr("+a", "state/etc.x/dir") {
+        println!("skipped: nothing can be made immutable here");
+        return;
+    }
+    reset::factory_reset(&data).unwrap();
+    assert_eq!(fs::read_dir(data.join("state")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 1);
+}
+
+#[test]
+fn a_rollback_needs_no_room_on_the_disk() {
+    let mut work = Work::new();
+    let one = work.image(&[("etc/a", "1")]);
+    let two = work.image(&[("etc/a", "2")]);
+    let etc_one = work.prepare(&one).directory;
+    fs::write(etc_one.join("mine"), "mine").unwrap();
+    work.prepare(&two);
+    // Nothing can be noted: there is a directory in the way that is not empty, and cannot be removed.
+    let last = work.path("state/etc.last.tmp");
+    fs::create_dir(&last).unwrap();
+    let chattr = |how: &str| {
+        Command::new("chattr").arg(how).arg(work.path("state")).status().is_ok_and(|s| s.success())
+    };
+    if !is_root() || !chattr("+i") {
+        println!("skipped: nothing can be made immutable here");
+        return;
+    }
+    let prepared = etc::prepare(&work.path("state"), &one, &mut |_| Ok(None));
+    assert!(chattr("-i"));
+    assert_eq!(read(prepared.unwrap().directory.join("mine")), "mine");
 }
 
 #[test]
@@ -1009,6 +1069,11 @@ fn a_persistent_overlay_keeps_one_backup() {
         assert!(overlay::set_aside(&data, root).unwrap());
         assert_eq!(read(data.join("state/overlay/root.bak/upper/a")), nth);
         assert_eq!(fs::read_dir(data.join("state/overlay")).unwrap().count(), 1);
+        // A boot that failed leaves an overlay with nothing in it: that is no backup.
+        fs::create_dir_all(data.join("state/overlay/root/upper")).unwrap();
+        fs::create_dir_all(data.join("state/overlay/root/work/work")).unwrap();
+        assert!(!overlay::set_aside(&data, root).unwrap());
+        assert_eq!(read(data.join("state/overlay/root.bak/upper/a")), nth);
     }
     plant(&data, &[("state/overlay/root/upper/a", "4")]);
     overlay::clear(&data, root).unwrap();
@@ -1179,7 +1244,7 @@ fn a_killed_boot_is_made_good_by_the_next() {
     for nth in 0..20 {
         fs::write(made.directory.join(format!("d{}/f{nth}", nth % 7)), "mine").unwrap();
     }
-    let reset = || {
+    let forget = || {
         fs::remove_dir_all(work.path("data")).ok();
         let copied =
             Command::new("cp").arg("-a").args([work.path("pristine"), work.path("data")]).status();
@@ -1193,7 +1258,7 @@ fn a_killed_boot_is_made_good_by_the_next() {
             .spawn()
             .unwrap()
     };
-    reset();
+    forget();
     let began = Instant::now();
     assert!(start().wait().unwrap().success());
     let whole = began.elapsed();
@@ -1205,7 +1270,7 @@ fn a_killed_boot_is_made_good_by_the_next() {
         if began.elapsed() > Duration::from_secs(20) {
             break;
         }
-        reset();
+        forget();
         let mut child = start();
         std::thread::sleep(whole.mul_f64(f64::from(nth * 37 % 200) / 200.0));
         child.kill().unwrap();

@@ -10,23 +10,25 @@ use rustix::mount::MountFlags;
 use super::choose::{self, open_as};
 use super::config::{Etc, Modes, Overlay, Var};
 use super::layers::{self, OVERLAYS};
-use super::workspace::{bind, mount};
+use super::workspace::{bind, mount, mount_tmpfs};
 use super::{Failed, Site};
+use crate::error::Error;
+use crate::format::digest::Digest;
 use crate::fs::Tree;
-use crate::state::{self, seed};
+use crate::state::{self, etc, seed};
 use crate::trust::Anchor;
 
 /// Where single paths are on the data partition.
 const BINDS: &str = "state/bind";
 /// The overlay of `/etc`. No directory's own overlay is called so.
 const ETC_OVERLAY: &str = "@etc";
-/// The xattr on `/var` that tells which image it was last used with.
+/// The xattr on a kept directory that tells which image it was last used with.
 const IMAGE_XATTR: &str = "trusted.ashlar.image";
 /// By which systemd sees that a directory is older than `/usr` (`systemd-update-done.service(8)`). A rollback is older than
 /// what it replaces, so the stamp is taken away whenever the image is another one.
 const STAMP: &str = ".updated";
 
-/// Puts everything in its place. What does not work is done without, and noted.
+/// Puts everything in its place. What does not work is done without, and noted. Returns what became of a merged `/etc`.
 pub(super) fn fill(
     tree: &Tree,
     modes: &Modes,
@@ -34,20 +36,34 @@ pub(super) fn fill(
     site: &Site<'_>,
     may_write: bool,
     degraded: &mut Vec<String>,
-) {
+) -> Option<etc::Report> {
     let mut note = |what: &str, result: Result<(), Failed>| {
         if let Err(failed) = result {
             degraded.push(format!("{what}: {failed}"));
         }
     };
-    note("/etc", etc(tree, modes.etc, root, site, may_write));
+    let mut report = None;
+    note("/etc", etc(tree, modes.etc, root, site, may_write, &mut report));
     note("/tmp", tmp(modes, root));
     note("/var", var(tree, modes.var, root, site, may_write));
     for path in &modes.state_overlay {
-        note(path, needs_writing(may_write).and_then(|()| state_overlay(tree, path, root, site)));
+        note(path, state_overlay(tree, path, root, site, may_write));
     }
-    for path in &modes.bind {
-        note(path, needs_writing(may_write).and_then(|()| bind_path(tree, path, root, site)));
+    // Those first that others are in.
+    let mut paths: Vec<&String> = modes.bind.iter().collect();
+    paths.sort();
+    for path in paths {
+        note(path, bind_path(tree, path, root, site, may_write));
+    }
+    report
+}
+
+/// What was kept is where the data partition says, even if that cannot be written to: but not if it should be forgotten.
+pub(super) fn kept(site: &Site<'_>, below: impl AsRef<Path>) -> Result<PathBuf, Failed> {
+    let path = site.data.join(below);
+    match site.unusable {
+        None if path.symlink_metadata().is_ok_and(|found| !found.is_symlink()) => Ok(path),
+        _ => Err(Failed::new("nothing was kept")),
     }
 }
 
@@ -63,30 +79,42 @@ fn etc(
     root: &Path,
     site: &Site<'_>,
     may_write: bool,
+    report: &mut Option<etc::Report>,
 ) -> Result<(), Failed> {
     let at = root.join("etc");
-    let transient = || {
-        let kept = layers::transient(ETC_OVERLAY, None, site)?;
-        lay_over(&at, &kept)
+    let below = Path::new(OVERLAYS).join(ETC_OVERLAY);
+    let transient = |lowers: &[PathBuf]| {
+        let memory = layers::transient(ETC_OVERLAY, None, site)?;
+        layers::lay(lowers, Some(&memory), &at, Path::new("overlay"))
     };
-    let kept = || -> Result<(), Failed> {
+    let mut on_disk = || -> Result<(), Failed> {
         needs_writing(may_write)?;
         if mode == Etc::Merge {
-            let directory = merged_etc(tree, site)?;
-            return bind(&directory, &at);
+            let prepared = prepare_etc(tree, site)?;
+            bind(&prepared.directory, &at)?;
+            *report = Some(prepared.report);
+            return Ok(());
         }
-        let below = Path::new(OVERLAYS).join(ETC_OVERLAY);
         drop(state::make_directories(&site.data.path, &below)?);
-        lay_over(&at, &site.data.join(below))
+        renew_stamp(&site.data.join(&below).join("upper"), tree);
+        lay_over(&at, &site.data.join(&below))
     };
-    match mode {
-        Etc::Ro => Ok(()),
-        Etc::Transient => transient(),
-        Etc::Merge | Etc::Overlay => kept().or_else(|failed| {
-            transient()?;
-            Err(Failed::new(format_args!("{failed}; changes are gone at the next boot")))
-        }),
+    let done = match mode {
+        Etc::Ro => return Ok(()),
+        Etc::Transient => return transient(std::slice::from_ref(&at)),
+        Etc::Merge | Etc::Overlay => on_disk(),
+    };
+    let Err(failed) = done else { return Ok(()) };
+    // What was kept counts all the same: passwords, the network, and who may come in by it.
+    let recalled = match mode {
+        Etc::Merge => recall_etc(tree, &at, site).map(|recalled| *report = Some(recalled)),
+        _ => kept(site, below.join("upper")).and_then(|upper| transient(&[upper, at.clone()])),
+    };
+    if let Err(why) = recalled {
+        tracing::error!("/etc: {why}");
+        transient(std::slice::from_ref(&at))?;
     }
+    Err(Failed::new(format_args!("{failed}; changes are gone at the next boot")))
 }
 
 /// Lays an overlay over a directory of the root.
@@ -95,18 +123,34 @@ fn lay_over(at: &PathBuf, kept: &Path) -> Result<(), Failed> {
 }
 
 /// The directory with the image's `/etc` and the changes that were made to the one before.
-fn merged_etc(tree: &Tree, site: &Site<'_>) -> Result<PathBuf, Failed> {
+fn prepare_etc(tree: &Tree, site: &Site<'_>) -> Result<etc::Prepared, Failed> {
     let below = Path::new(super::data::STATE);
     drop(state::make_directories(&site.data.path, below)?);
-    let mut open_old = |digest| {
-        let path = choose::find(&site.data.path, digest);
-        path.map(|path| open_as(&path, Anchor::RootDigest(digest))).transpose()
-    };
-    let prepared = state::etc::prepare(&site.data.join(below), tree, &mut open_old)?;
-    for warning in prepared.report.warnings() {
+    let prepared = etc::prepare(&site.data.join(below), tree, &mut |old| open_old(old, site))?;
+    warn_of(&prepared.report);
+    Ok(prepared)
+}
+
+/// The same in memory.
+fn recall_etc(tree: &Tree, at: &Path, site: &Site<'_>) -> Result<etc::Report, Failed> {
+    let state = kept(site, super::data::STATE)?;
+    let place = site.workspace.place("transient", "@merged")?;
+    mount_tmpfs(&place, "mode=755")?;
+    let report = etc::prepare_elsewhere(&state, tree, &mut |old| open_old(old, site), &place)?;
+    bind(&place, at)?;
+    warn_of(&report);
+    Ok(report)
+}
+
+fn open_old(digest: Digest, site: &Site<'_>) -> Result<Option<Tree>, Error> {
+    let path = choose::find(&site.data.path, digest);
+    path.map(|path| open_as(&path, Anchor::RootDigest(digest))).transpose()
+}
+
+fn warn_of(report: &etc::Report) {
+    for warning in report.warnings() {
         tracing::warn!("/etc: {warning}");
     }
-    Ok(prepared.directory)
 }
 
 /// Makes `/var` what it shall be. Where that fails it is in memory: most programs start without their past, few without `/var`.
@@ -123,8 +167,16 @@ fn var(
         seed::fill(tree, b"var", &at)?;
         Ok(())
     };
-    let kept = || -> Result<(), Failed> {
+    let recalled = || -> Result<(), Failed> {
+        let (kept, memory) = (kept(site, "var")?, layers::transient("@var", None, site)?);
+        layers::lay(&[kept], Some(&memory), &at, Path::new("overlay"))
+    };
+    let on_disk = || -> Result<(), Failed> {
         needs_writing(may_write)?;
+        // Somebody made a place for it.
+        if let Err(err) = fs::remove_dir(site.data.join("var")) {
+            tracing::debug!("/var is not empty: {err}");
+        }
         seed::seed(tree, b"var", &site.data.path, Path::new("var"))?;
         let directory = site.data.join("var");
         renew_stamp(&directory, tree);
@@ -133,8 +185,8 @@ fn var(
     match mode {
         Var::Ro => Ok(()),
         Var::Transient => transient(),
-        Var::Bind => kept().or_else(|failed| {
-            transient()?;
+        Var::Bind => on_disk().or_else(|failed| {
+            recalled().or_else(|_| transient())?;
             Err(Failed::new(format_args!("{failed}; it is in memory, and gone at the next boot")))
         }),
     }
@@ -152,32 +204,50 @@ fn tmp(modes: &Modes, root: &Path) -> Result<(), Failed> {
     mount("tmpfs", &at, "tmpfs", flags, "mode=1777,size=50%")
 }
 
-/// Takes systemd's stamp away when the image is another one than the last time.
-fn renew_stamp(var: &Path, tree: &Tree) {
+/// Takes systemd's stamp away from a kept directory, if that is there, when the image is another one than the last time.
+pub(super) fn renew_stamp(directory: &Path, tree: &Tree) {
     let digest = tree.root_digest().to_string();
+    if !directory.is_dir() {
+        return;
+    }
     let renew = || -> io::Result<()> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let var = rustix::fs::open(var, flags, Mode::empty())?;
+        let opened = rustix::fs::open(directory, flags, Mode::empty())?;
         let mut last = [0; 64];
-        let len = rustix::fs::fgetxattr(&var, IMAGE_XATTR, &mut last[..]).unwrap_or_default();
+        let len = rustix::fs::fgetxattr(&opened, IMAGE_XATTR, &mut last[..]).unwrap_or_default();
         if last.get(..len) == Some(digest.as_bytes()) {
             return Ok(());
         }
-        match rustix::fs::unlinkat(&var, STAMP, rustix::fs::AtFlags::empty()) {
+        match rustix::fs::unlinkat(&opened, STAMP, rustix::fs::AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(err) => return Err(err.into()),
         }
-        Ok(rustix::fs::fsetxattr(&var, IMAGE_XATTR, digest.as_bytes(), XattrFlags::empty())?)
+        Ok(rustix::fs::fsetxattr(&opened, IMAGE_XATTR, digest.as_bytes(), XattrFlags::empty())?)
     };
     if let Err(err) = renew() {
-        tracing::warn!("/var: cannot note the image: {err}");
+        tracing::warn!("{}: cannot note the image: {err}", directory.display());
     }
 }
 
 /// Lays a directory of the data partition over one of the root. When the image is another one than the last time, the
 /// overlay first loses what the image has itself: the image wins, and what was added stays.
-fn state_overlay(tree: &Tree, path: &str, root: &Path, site: &Site<'_>) -> Result<(), Failed> {
-    let below = Path::new(OVERLAYS).join(name_of(path));
+///
+/// Where nothing can be written, what was kept is seen, and what changes is in memory.
+fn state_overlay(
+    tree: &Tree,
+    path: &str,
+    root: &Path,
+    site: &Site<'_>,
+    may_write: bool,
+) -> Result<(), Failed> {
+    let name = name_of(path);
+    let below = Path::new(OVERLAYS).join(&name);
+    if let Err(failed) = needs_writing(may_write) {
+        let (upper, at) = (kept(site, below.join("upper"))?, in_root(root, path)?);
+        let memory = layers::transient(&name, None, site)?;
+        layers::lay(&[upper, at.clone()], Some(&memory), &at, Path::new("overlay"))?;
+        return Err(failed);
+    }
     drop(state::make_directories(&site.data.path, &below.join("upper"))?);
     let kept = site.data.join(&below);
     let at = in_root(root, path)?;
@@ -189,9 +259,20 @@ fn state_overlay(tree: &Tree, path: &str, root: &Path, site: &Site<'_>) -> Resul
 }
 
 /// Puts a file or directory of the data partition in the place of the image's, from which it was copied the first time.
-fn bind_path(tree: &Tree, path: &str, root: &Path, site: &Site<'_>) -> Result<(), Failed> {
+fn bind_path(
+    tree: &Tree,
+    path: &str,
+    root: &Path,
+    site: &Site<'_>,
+    may_write: bool,
+) -> Result<(), Failed> {
     let at = in_root(root, path)?;
-    let below = Path::new(BINDS).join(path.trim_start_matches('/'));
+    // Flat: one that is in another must not be what that other one begins with.
+    let below = Path::new(BINDS).join(name_of(path));
+    if let Err(failed) = needs_writing(may_write) {
+        bind(&kept(site, &below)?, &at)?;
+        return Err(failed);
+    }
     seed::seed(tree, path.as_bytes(), &site.data.path, &below)?;
     bind(&site.data.join(below), &at)
 }

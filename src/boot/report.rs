@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::choose::Voucher;
 use super::config::Modes;
+use crate::state::etc;
 
 /// Where the report is.
 pub const REPORT: &str = "/run/ashlar/boot.json";
@@ -29,6 +30,8 @@ pub struct Refused {
 pub struct Report {
     /// The image.
     pub image: PathBuf,
+    /// The first program.
+    pub init: String,
     /// Its root digest.
     pub root_digest: String,
     /// Its version.
@@ -46,6 +49,8 @@ pub struct Report {
     /// Where everything that changes goes.
     #[serde(flatten)]
     pub modes: Modes,
+    /// What became of local changes of /etc, where they are carried over (`etc = "merge"`).
+    pub etc_merge: Option<etc::Report>,
     /// What did not work and was done without.
     pub degraded: Vec<String>,
     /// Images that were tried before this one.

@@ -35,8 +35,8 @@ enum EtcCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 One line a path that is not as the image has it: `A` added, `M` modified (type, mode, owner, target, device, extended \
-attributes or content; times do not count), `D` removed, with what is below it. Paths are below /etc. With --json one \
-object a line: {\"change\":\"added\"|\"modified\"|\"removed\",\"path\":…}.
+attributes or content; times do not count), `D` removed, with what is below it, `H` hidden by a mount. Paths are below /etc. With --json one \
+object a line: {\"change\":\"added\"|\"modified\"|\"removed\"|\"hidden\",\"path\":…}.
 
 Without --etc and --image it is this system's own /etc, and the image that it was booted from. Only root can read all of it.")]
 struct DiffArgs {
@@ -148,6 +148,7 @@ fn tell(change: &Change, json: bool, out: &mut impl Write) -> io::Result<()> {
         What::Added => 'A',
         What::Removed => 'D',
         What::Modified => 'M',
+        What::Hidden => 'H',
     };
     writeln!(out, "{letter} {path}")
 }

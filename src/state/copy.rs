@@ -156,12 +156,12 @@ impl Out {
         tree: &Tree,
         index: InodeIndex,
         node: &Node,
-    ) -> Result<()> {
+    ) -> Result<(), Trouble> {
         let content = match node.kind {
-            Kind::File => Some(Content::InImage(tree.file(index)?)),
+            Kind::File => Some(Content::InImage(tree.file(index).map_err(Trouble::From)?)),
             _ => None,
         };
-        self.put(name, node, content, Origin::Image(index)).map_err(Trouble::into_error)
+        self.put(name, node, content, Origin::Image(index))
     }
 
     /// Copies what is no directory from a disk.

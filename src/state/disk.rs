@@ -33,6 +33,11 @@ pub(super) fn is_missing(err: &Error) -> bool {
     matches!(err, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
+/// Whether an error says that something is mounted there.
+pub(super) fn is_mount(err: &Error) -> bool {
+    matches!(err, Error::Io { source, .. } if source.raw_os_error() == Some(Errno::XDEV.raw_os_error()))
+}
+
 /// Opens a directory by a path of the caller's own.
 pub(super) fn open_own(path: &Path) -> Result<OwnedFd> {
     let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
@@ -233,7 +238,7 @@ pub(super) fn remove_tree(at: impl AsFd, name: &[u8]) -> Result<()> {
     match kind(&at, name)? {
         None => return Ok(()),
         Some(Kind::Dir) => {}
-        Some(_) => return unlink(at, name),
+        Some(_) => return unlink_any(at, name),
     }
     let (directory, inside) = open_to_empty(&at, name)?;
     let mut trail = Trail::new(directory);
@@ -246,7 +251,7 @@ pub(super) fn remove_tree(at: impl AsFd, name: &[u8]) -> Result<()> {
                     trail.enter(directory)?;
                     levels.push((name, inside));
                 }
-                Some(_) => unlink(trail.here(), &name)?,
+                Some(_) => unlink_any(trail.here(), &name)?,
                 None => {}
             }
             continue;
@@ -261,9 +266,34 @@ pub(super) fn remove_tree(at: impl AsFd, name: &[u8]) -> Result<()> {
     remove_directory(at, name)
 }
 
+/// Removes what is no directory, immutable or not (`chattr +i`).
+fn unlink_any(at: impl AsFd, name: &[u8]) -> Result<()> {
+    match unlink(&at, name) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            // Only regular files and directories have such flags.
+            if kind(&at, name)? == Some(Kind::File) {
+                loosen(&open(&at, name, OFlags::RDONLY | OFlags::NONBLOCK)?);
+            }
+            unlink(at, name)
+        }
+        unlinked => unlinked,
+    }
+}
+
+/// Lets a file or directory be changed whose flags forbid it. Where that cannot be, who tries to change it is told.
+fn loosen(file: &OwnedFd) {
+    use rustix::fs::IFlags;
+    let Ok(flags) = rustix::fs::ioctl_getflags(file) else { return };
+    let loose = flags.difference(IFlags::IMMUTABLE | IFlags::APPEND);
+    if loose != flags {
+        rustix::fs::ioctl_setflags(file, loose).unwrap_or_default();
+    }
+}
+
 /// Opens a directory that is to be emptied, and lists it.
 fn open_to_empty(at: impl AsFd, name: &[u8]) -> Result<(OwnedFd, Vec<Vec<u8>>)> {
     let directory = open_directory(at, name)?;
+    loosen(&directory);
     let mode = stat(&directory).map_err(wrap("look at", name))?.stx_mode;
     if mode & 0o700 != 0o700 {
         step("set a mode")?;

@@ -194,7 +194,10 @@ pub fn prepare(
     let name = directory_name(digest);
     let directory = state.join(&name);
     let name = name.as_bytes();
-    sweep(&place)?;
+    // Neither this nor the note of what was booted last is worth an /etc that is there.
+    if let Err(err) = sweep(&place) {
+        tracing::warn!("what an earlier boot left: {err}");
+    }
     let noted = noted(&place);
     let mut report = Report { outcome: Outcome::Kept, ..Report::default() };
     if disk::kind(&place, name)? != Some(Kind::Dir) {
@@ -203,10 +206,28 @@ pub fn prepare(
         let last = last(&place, noted)?;
         report = make(&place, name, booted, last, open_old)?;
     }
-    if noted != Some(digest) {
-        write_last(&place, digest)?;
+    if noted != Some(digest)
+        && let Err(err) = write_last(&place, digest)
+    {
+        tracing::warn!("the next image will start from another /etc: {err}");
     }
     Ok(Prepared { directory, report })
+}
+
+/// Writes what [`prepare`] would make into an empty directory elsewhere, where `state` cannot be written to. Nothing is
+/// changed in it, and a file that cannot be read, whoever's, is left out and told.
+pub fn prepare_elsewhere(
+    state: &Path,
+    booted: &Tree,
+    open_old: &mut dyn FnMut(Digest) -> Result<Option<Tree>>,
+    out: &Path,
+) -> Result<Report> {
+    let place = disk::open_own(state)?;
+    let digest = booted.root_digest();
+    let own = disk::kind(&place, directory_name(digest).as_bytes())? == Some(Kind::Dir);
+    let last = if own { Some(digest) } else { last(&place, noted(&place))? };
+    let out = disk::open_own(out)?;
+    merge_into(&place, out, booted, last, open_old, Damage::Suffered).map(|(report, _)| report)
 }
 
 /// Makes one that is not there.
@@ -238,7 +259,24 @@ fn make_tmp(
     last: Option<Digest>,
     open_old: &mut dyn FnMut(Digest) -> Result<Option<Tree>>,
 ) -> Result<Report> {
-    let new_record = Record::of(booted, Damage::Refused)?;
+    let out = disk::make_directory(place, tmp)?;
+    let (report, record) = merge_into(place, out, booted, last, open_old, Damage::Refused)?;
+    let record_name = record_name(name);
+    disk::remove_tree(place, &record_name)?;
+    write_file(place, &record_name, record.encode().as_bytes())?;
+    Ok(report)
+}
+
+/// Merges into an empty directory. Returns what the new image has, too.
+fn merge_into(
+    place: &OwnedFd,
+    out: OwnedFd,
+    booted: &Tree,
+    last: Option<Digest>,
+    open_old: &mut dyn FnMut(Digest) -> Result<Option<Tree>>,
+    damage: Damage,
+) -> Result<(Report, Record)> {
+    let new_record = Record::of(booted, damage)?;
     let mut report = Report::default();
     let mut old = None;
     let mut current = None;
@@ -253,16 +291,13 @@ fn make_tmp(
                 report.against = Some(against);
             }
             Err(err) if is_missing(&err) => {}
-            Err(err) => report.lost.push(Left { path: directory, why: err.to_string() }),
+            // It may be there at the next boot; what is made without it would stay.
+            Err(err) => return Err(err),
         }
     }
-    let out = disk::make_directory(place, tmp)?;
-    let sides = Sides { old: old.as_ref(), current, new: booted, new_record: &new_record };
+    let sides = Sides { old: old.as_ref(), current, new: booted, new_record: &new_record, damage };
     merge::merge(sides, out, &mut report)?;
-    let record_name = record_name(name);
-    disk::remove_tree(place, &record_name)?;
-    write_file(place, &record_name, new_record.encode().as_bytes())?;
-    Ok(report)
+    Ok((report, new_record))
 }
 
 /// The same three-way merge anywhere: into `out`, which is made. For a look before it happens.
@@ -277,7 +312,8 @@ pub fn merge(old: &Tree, current: &Path, new: &Tree, out: &Path) -> Result<Repor
     let out = disk::make_directory(disk::open_own(parent)?, name.as_bytes())?;
     let (from, against) = (Some(old.root_digest()), Some(Against::Image));
     let mut report = Report { outcome: Outcome::Merged, from, against, ..Report::default() };
-    let sides = Sides { old: Some(&old_record), current, new, new_record: &new_record };
+    let damage = Damage::Refused;
+    let sides = Sides { old: Some(&old_record), current, new, new_record: &new_record, damage };
     merge::merge(sides, out, &mut report)?;
     Ok(report)
 }

@@ -135,7 +135,15 @@ fn by_number(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// All extended attributes that this process may see.
+/// Whether an extended attribute goes where the file goes. Properties of the file system (`btrfs.compression`) and marks of
+/// an overlay or our own belong to where it was.
+pub(super) fn is_carried(name: &[u8]) -> bool {
+    let begins = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    begins(&[b"user.", b"trusted.", b"security.", b"system.posix_acl_"])
+        && !begins(&[b"trusted.overlay.", b"trusted.ashlar."])
+}
+
+/// All extended attributes that this process may see and that are to be carried.
 fn xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let path = by_number(fd);
     let mut list = match rustix::fs::listxattr_query(&path) {
@@ -146,7 +154,7 @@ fn xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let list_len = rustix::fs::listxattr(&path, list.as_mut_slice())?;
     list.truncate(list_len);
     let mut found = Vec::new();
-    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in list.split(|byte| *byte == 0).filter(|name| is_carried(name)) {
         let mut value = vec![0; usize_from_u32(XATTR_VALUE_MAX)];
         match rustix::fs::getxattr(&path, name, value.as_mut_slice()) {
             Ok(len) => value.truncate(len),

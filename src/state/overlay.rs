@@ -9,6 +9,7 @@ use rustix::fd::OwnedFd;
 
 use super::disk;
 use crate::error::{Error, Result};
+use crate::format::inode::Kind;
 
 /// Removes the overlay `below`, a path without `..` under `base`, whose last name is the overlay's. It need not be there.
 pub fn clear(base: &Path, below: &Path) -> Result<()> {
@@ -21,9 +22,11 @@ pub fn clear(base: &Path, below: &Path) -> Result<()> {
 }
 
 /// Renames the overlay to `NAME.bak`, in place of the one that was there. Tells whether there was something to rename.
+///
+/// An overlay that holds nothing is no backup, and the one before it may be all there is: it stays where it is.
 pub fn set_aside(base: &Path, below: &Path) -> Result<bool> {
     let (place, name, gone) = open(base, below)?;
-    if disk::kind(&place, name)?.is_none() {
+    if disk::kind(&place, name)?.is_none() || is_empty(&place, name)? {
         return Ok(false);
     }
     let backup = [name, b".bak"].concat();
@@ -34,6 +37,24 @@ pub fn set_aside(base: &Path, below: &Path) -> Result<bool> {
     disk::sync(&place, name)?;
     disk::remove_tree(&place, &gone)?;
     Ok(true)
+}
+
+/// Whether there is nothing in an overlay but, perhaps, its two directories, and nothing in the upper one.
+fn is_empty(place: &OwnedFd, name: &[u8]) -> Result<bool> {
+    let names = |directory: &OwnedFd| disk::names(directory).map_err(disk::wrap("list", name));
+    if disk::kind(place, name)? != Some(Kind::Dir) {
+        return Ok(false);
+    }
+    let overlay = disk::open_directory(place, name)?;
+    let inside = names(&overlay)?;
+    if inside.iter().any(|name| name != b"upper" && name != b"work") {
+        return Ok(false);
+    }
+    match disk::kind(&overlay, b"upper")? {
+        None => Ok(true),
+        Some(Kind::Dir) => Ok(names(&disk::open_directory(&overlay, b"upper")?)?.is_empty()),
+        Some(_) => Ok(false),
+    }
 }
 
 /// The directory in which the overlay is, its name there, and the name of one that is going; what an earlier boot left of

@@ -23,8 +23,8 @@ use crate::fs::Tree;
 
 /// The extended attribute that names the image. Where `trusted.` is not to be had, the other one.
 const MARKS: [&str; 2] = ["trusted.ashlar.image", "user.ashlar.image"];
-/// Those by which an overlay says that a directory hides the one below it.
-const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
+/// The one by which an overlay says that a directory hides the one below it.
+const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -138,9 +138,7 @@ fn enter(directory: &OwnedFd, lower: &Tree, index: InodeIndex, path_len: usize) 
 
 fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     let mut value = [0; 1];
-    OPAQUE.iter().any(|name| {
-        rustix::fs::fgetxattr(directory, *name, &mut value[..]) == Ok(1) && value == [b'y']
-    })
+    rustix::fs::fgetxattr(directory, OPAQUE, &mut value[..]) == Ok(1) && value == [b'y']
 }
 
 fn mark(upper: &OwnedFd) -> Option<Digest> {

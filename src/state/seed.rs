@@ -77,7 +77,7 @@ pub fn seed(tree: &Tree, image_path: &[u8], base: &Path, below: &Path) -> Result
 }
 
 /// Copies a directory of the image into one that is there and empty, such as a new tmpfs, which gets its attributes, too.
-/// Where the image has no such directory, nothing is copied.
+/// What cannot be read is left out, and told by an error in the end. Where the image has no such directory, nothing is copied.
 pub fn fill(tree: &Tree, image_path: &[u8], target: &Path) -> Result<Summary> {
     let directory = disk::open_own(target)?;
     let Some(resolved) = resolve(tree, image_path)? else { return Ok(Summary::default()) };
@@ -86,7 +86,8 @@ pub fn fill(tree: &Tree, image_path: &[u8], target: &Path) -> Result<Summary> {
         return Err(Error::NotADirectory);
     }
     let staged = b".ashlar-fill".as_slice();
-    let summary = stage(tree, &resolved, &directory, staged)?;
+    // What can be had is had, whatever else is damaged.
+    let (summary, left_out) = extract_to(tree, &resolved, &directory, staged)?;
     let (inner, last) = open_inner(&directory, staged, &resolved)?;
     let inner = disk::open_directory(&inner, &last)?;
     for name in disk::names(&inner).map_err(disk::wrap("list", image_path))? {
@@ -95,7 +96,7 @@ pub fn fill(tree: &Tree, image_path: &[u8], target: &Path) -> Result<Summary> {
     disk::remove_tree(&directory, staged)?;
     let node = Node::in_image(tree, resolved.index, &inode)?;
     node::restore(directory.as_fd(), &node, &mut Vec::new())?;
-    Ok(summary)
+    left_out.map_or(Ok(summary), Err)
 }
 
 /// What the image has at a path: nothing, or what is no symlink.
@@ -116,8 +117,19 @@ fn refuse_symlink(path: &Path) -> Error {
     Error::io(format!("cannot keep {}", super::shown(path.as_os_str().as_bytes())), why)
 }
 
-/// Extracts what was found into a new directory; there it has the path that it has in the image.
+/// Extracts what was found into a new directory, all of it; there it has the path that it has in the image.
 fn stage(tree: &Tree, resolved: &Resolved, parent: &OwnedFd, staged: &[u8]) -> Result<Summary> {
+    let (summary, left_out) = extract_to(tree, resolved, parent, staged)?;
+    left_out.map_or(Ok(summary), Err)
+}
+
+/// The same as far as it can be, with the first error about what cannot.
+fn extract_to(
+    tree: &Tree,
+    resolved: &Resolved,
+    parent: &OwnedFd,
+    staged: &[u8],
+) -> Result<(Summary, Option<Error>)> {
     // Whatever becomes of the path to it, this is the directory that is open.
     let mut target = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
     target.extend_from_slice(staged);
@@ -133,10 +145,8 @@ fn stage(tree: &Tree, resolved: &Resolved, parent: &OwnedFd, staged: &[u8]) -> R
     disk::step("extract")?;
     let summary = extract::extract(tree, &target, &options, &first)?;
     let first = first.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match first {
-        Some(what) => Err(Error::io("cannot copy all of it", io::Error::other(what))),
-        None => Ok(summary),
-    }
+    let left_out = first.map(|what| Error::io("cannot copy all of it", io::Error::other(what)));
+    Ok((summary, left_out))
 }
 
 /// The directory in which what was extracted is, and its name there.

@@ -20,6 +20,8 @@ pub enum What {
     Removed,
     /// Type, mode, owner, device, target, extended attributes or content differ. Times do not count, nor do labels.
     Modified,
+    /// Something is mounted over it, so that it cannot be seen.
+    Hidden,
 }
 
 /// A path that is not as the image has it.
@@ -53,7 +55,15 @@ pub fn changes(pristine: &Tree, current: &Path) -> Result<Vec<Change>> {
             path.push(b'/');
         }
         path.extend_from_slice(&name);
-        let Some(file) = Found::open(trail.here(), &name)? else { continue };
+        let file = match Found::open(trail.here(), &name) {
+            Ok(Some(file)) => file,
+            Ok(None) => continue,
+            Err(err) if disk::is_mount(&err) => {
+                found.push(Change { what: What::Hidden, path: path.clone() });
+                continue;
+            }
+            Err(err) => return Err(err),
+        };
         compare(&record, &path, &file, &mut found)?;
         if file.node.kind == Kind::Dir {
             levels.push((path.len(), list(&record, &path, &file, &mut found)?));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rustix::fd::OwnedFd;
 
-use super::record::{Entry, Record, find};
+use super::record::{Damage, Entry, Record, find};
 use super::rule::{Look, Pair, Verdict, decide};
 use super::{Conflict, Left, Report};
 use crate::error::{Error, Result};
@@ -31,6 +31,8 @@ pub(super) struct Sides<'a> {
     pub(super) current: Option<OwnedFd>,
     pub(super) new: &'a Tree,
     pub(super) new_record: &'a Record,
+    /// What to do about a file of the image that cannot be read.
+    pub(super) damage: Damage,
 }
 
 /// Writes the new /etc into an empty directory.
@@ -40,6 +42,7 @@ pub(super) fn merge(sides: Sides<'_>, out: OwnedFd, report: &mut Report) -> Resu
         old: sides.old,
         new: sides.new,
         new_record: sides.new_record,
+        damage: sides.damage,
         current: None,
         out: Out::new(out)?,
         stack: Vec::new(),
@@ -90,6 +93,7 @@ struct Merge<'a> {
     old: Option<&'a Record>,
     new: &'a Tree,
     new_record: &'a Record,
+    damage: Damage,
     /// Where we are in the current one.
     current: Option<Trail>,
     out: Out,
@@ -238,8 +242,11 @@ impl Merge<'_> {
             return self.push(name, Inside { new: Some(index), ..Inside::default() });
         }
         let node = Node::in_image(self.new, index, &inode)?;
-        self.out.put_from_image(name, self.new, index, &node)?;
-        self.use_frame();
+        match self.out.put_from_image(name, self.new, index, &node) {
+            Ok(()) => self.use_frame(),
+            Err(Trouble::From(err)) if self.damage == Damage::Suffered => self.lose(&err),
+            Err(trouble) => return Err(trouble.into_error()),
+        }
         Ok(())
     }
 
@@ -272,16 +279,23 @@ impl Merge<'_> {
     /// Makes a directory and goes into it, and into the current one.
     fn push(&mut self, name: &[u8], inside: Inside) -> Result<()> {
         let mut taken = BTreeSet::new();
+        let mut unlisted = None;
         let current = inside.current.and_then(|found| match disk::names(&found.fd) {
             Ok(names) => {
                 taken.extend(names);
                 Some(found)
             }
             Err(errno) => {
-                self.lose(&Error::io("cannot list it", errno.into()));
+                unlisted = Some(Error::io("cannot list it", errno.into()));
                 None
             }
         });
+        match unlisted {
+            // It may be possible at the next boot; what is made without it would stay.
+            Some(err) if self.stack.is_empty() => return Err(err),
+            Some(err) => self.lose(&err),
+            None => {}
+        }
         if let Some(index) = inside.new {
             for entry in self.new.directory(index)?.iter_from(0) {
                 taken.insert(entry?.name);

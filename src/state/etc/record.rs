@@ -20,7 +20,7 @@ use crate::format::index::InodeIndex;
 use crate::format::inode::Kind;
 use crate::fs::Tree;
 use crate::state::copy::{Content, Trouble};
-use crate::state::node::{Found, Node};
+use crate::state::node::{Found, Node, is_carried};
 use std::os::fd::AsFd;
 
 const HEAD: &str = "ashlar etc 1";
@@ -215,9 +215,9 @@ pub(super) fn find(tree: &Tree) -> Result<Option<InodeIndex>> {
     })
 }
 
-/// Labels that the system gives by itself are no change by anybody.
+/// Labels that the system gives by itself, and properties that a file system inherits, are no change by anybody.
 fn counts(name: &[u8]) -> bool {
-    !name.starts_with(b"security.") || name == b"security.capability"
+    is_carried(name) && (!name.starts_with(b"security.") || name == b"security.capability")
 }
 
 fn fingerprint(node: &Node, content: Option<&Content<'_>>) -> Result<Digest> {
