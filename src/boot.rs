@@ -31,10 +31,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::Error;
+use crate::format::digest::Digest;
 use crate::fuse::mount::MountError;
 use crate::state;
 use choose::{Candidate, Chosen, Keys};
-use cmdline::{BootArgs, Break};
+use cmdline::{BootArgs, Break, Wanted};
 use config::Config;
 use data::Data;
 use report::{Refused, Report};
@@ -97,8 +98,8 @@ impl From<MountError> for Failed {
 pub struct Setup {
     /// Where the data partition is mounted now, and the root will be.
     pub newroot: PathBuf,
-    /// The first program.
-    pub init: String,
+    /// The first program. When nothing is said here, it is what `init=` of the kernel command line names.
+    pub init: Option<String>,
 }
 
 /// Replaces the data partition by an image, if the kernel command line asks for one. `None` when it does not.
@@ -134,8 +135,8 @@ pub fn setup(setup: &Setup) -> Result<Option<Report>, Failed> {
 /// Everything that a root is made from, but the image.
 #[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
-    /// What the machine starts with.
-    pub setup: &'a Setup,
+    /// The first program.
+    pub init: &'a str,
     /// The kernel command line.
     pub args: &'a BootArgs,
     /// Where the root is put together.
@@ -153,8 +154,20 @@ fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result
     let data = Data::take(&setup.newroot, workspace.data())?;
     let keys = Keys::collect(Path::new(KEYS), &args.keys);
     let unusable = reset_if_asked(args, &data).err();
+    let init = setup.init.as_deref().or(args.init.as_deref()).unwrap_or(needs::INIT);
     let site =
-        Site { setup, args, workspace, data: &data, keys: &keys, unusable: unusable.as_ref() };
+        Site { init, args, workspace, data: &data, keys: &keys, unusable: unusable.as_ref() };
+    let booted = boot_one_of(&site, &setup.newroot);
+    if booted.is_err() {
+        // As it was found.
+        data.restore();
+    }
+    booted
+}
+
+/// Boots the first image that can be.
+fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
+    let Site { args, workspace, data, .. } = *site;
     let candidates = choose::candidates(&data.path, args)?;
     let mut refused = Vec::new();
     if let Some(missing) = candidates.missing {
@@ -166,9 +179,10 @@ fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result
         });
     }
     for candidate in candidates.images {
-        match boot_from(&candidate, &site) {
-            Ok(mut report) => {
-                layers::replace(&setup.newroot, workspace)?;
+        match boot_from(&candidate, site) {
+            Ok(None) => {}
+            Ok(Some(mut report)) => {
+                layers::replace(newroot, workspace)?;
                 report.refused = refused;
                 return Ok(report);
             }
@@ -188,11 +202,16 @@ fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result
     })
 }
 
-/// Makes the root of one image, with everything that lies over it, in the workspace.
-fn boot_from(candidate: &Candidate, site: &Site<'_>) -> Result<Report, Failed> {
+/// Makes the root of one image, with everything that lies over it, in the workspace. `None` for what is no root, and was not
+/// asked for.
+fn boot_from(candidate: &Candidate, site: &Site<'_>) -> Result<Option<Report>, Failed> {
     let chosen = choose::open(candidate, site.args, site.keys)?;
-    let modes = config(site.args, site.data, &chosen).modes();
-    layers::build(&chosen, &modes, site)
+    if site.args.wanted == Wanted::Any && chosen.is_extension() {
+        tracing::debug!("{} is no root", chosen.path.display());
+        return Ok(None);
+    }
+    let (config, pins) = config(site.args, site.data, &chosen);
+    layers::build(&chosen, &config.modes(), &pins, site).map(Some)
 }
 
 /// Forgets everything, if somebody asked for it. When that fails, nothing of it must be used, and the next boot tries again.
@@ -209,15 +228,14 @@ fn reset_if_asked(args: &BootArgs, data: &Data) -> Result<(), Failed> {
 /// What everybody says about the state: the image, the initramfs, the data partition, somebody's own program, the
 /// kernel command line.
 ///
-/// The data partition's word is nobody's word: whoever needs to be sure seals the rest and says `ashlar.config=no`.
-fn config(args: &BootArgs, data: &Data, chosen: &Chosen) -> Config {
-    let mut config =
-        chosen.config().overruled_by(data::read_config(Path::new(data::CONFIG_IN_ROOT)));
-    if args.use_file {
-        config = config.overruled_by(data.config());
-    }
-    config = config.overruled_by(hook::ask(chosen));
-    config.overruled_by(args.config.clone())
+/// The data partition's word is nobody's word: whoever needs to be sure seals the rest and says `ashlar.config=no`. So a
+/// digest there names an extension, and does not vouch for it; those that do are returned, too.
+fn config(args: &BootArgs, data: &Data, chosen: &Chosen) -> (Config, Vec<Digest>) {
+    let below = chosen.config().overruled_by(data::read_config(Path::new(data::CONFIG_IN_ROOT)));
+    let above = hook::ask(chosen).overruled_by(args.config.clone());
+    let pins = below.clone().overruled_by(above.clone()).extension_digests();
+    let file = if args.use_file { data.config() } else { Config::default() };
+    (below.overruled_by(file).overruled_by(above), pins)
 }
 
 /// Gives a person a shell, where one was asked for and may be given.

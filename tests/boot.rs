@@ -211,12 +211,72 @@ fn a_damaged_first_program_is_found_before_it_is_needed() {
         assert!(said.contains("images/bad.img is refused: "), "{said}");
         assert!(said.contains("which is needed to boot"), "{said}");
         assert!(said.contains("\nrefused           images/bad.img: "), "{said}");
-        // Nothing but the one that is named, when that is wanted.
+        // Nothing but the one that is meant, when that is wanted: a digest means one.
+        let digest = &bad.digest;
+        for words in [
+            "ashlar=bad ashlar.fallback=no".to_owned(),
+            "ashlar ashlar.fallback=no".to_owned(),
+            format!("ashlar={digest}"),
+            format!("ashlar={digest} ashlar.slot=previous"),
+            format!("ashlar=bad ashlar.roothash={digest}"),
+        ] {
+            let said = machine.runs(&format!(
+                "{flip}\nrefused setup {words} ashlar.key={key}\ncat $place/why\nls $root"
+            ));
+            assert!(said.contains("no image can be booted; images/bad.img: "), "{words}: {said}");
+            assert!(said.ends_with("images\n"), "{words}: {said}");
+        }
         let said = machine.runs(&format!(
-            "{flip}\nrefused setup ashlar=bad ashlar.fallback=no ashlar.key={key}\ncat $place/why\nls $root"
+            "{flip}\nsetup ashlar={digest} ashlar.fallback ashlar.key={key}\ncat $root/which"
         ));
-        assert!(said.contains("no image can be booted; images/bad.img: "), "{said}");
-        assert!(said.ends_with("images\n"), "{said}");
+        assert_eq!(said, "first\n");
+    });
+}
+
+#[test]
+fn the_data_partition_vouches_for_nothing() {
+    alone("the_data_partition_vouches_for_nothing", || {
+        let image = Image::build(&[], fill);
+        let extension = Image::build(&[], |tree| {
+            let release = tree.join("usr/lib/extension-release.d");
+            fs::create_dir_all(&release).unwrap();
+            fs::write(release.join("extension-release.evil"), "ID=_any\n").unwrap();
+            fs::write(tree.join("which"), "evil\n").unwrap();
+        });
+        let (root, other) = (&image.digest, &extension.digest);
+        let images: &[(&str, &Image)] = &[("root.img", &image), ("images/e.img", &extension)];
+        let file = format!("extension-override = [\"{other}\"]\n");
+        let planted = Machine::new(images).file("ashlar.toml", &file);
+        let said = planted.runs(&format!(
+            "setup ashlar={root} 2>$place/err\ncat $root/which\n$ashlar boot status | grep ^degraded\n"
+        ));
+        assert!(said.starts_with("first\ndegraded"), "{said}");
+        assert!(said.contains("is left out: nothing vouches for it"), "{said}");
+        // Who is trusted may name it by its digest, and then whoever else does, too.
+        let words = format!("ashlar={root} ashlar.extension-override={other}");
+        let said = planted.runs(&format!("setup '{words}'\ncat $root/which\n"));
+        assert_eq!(said, "evil\n");
+        let said = planted.runs(
+            "setup 'ashlar=?root.img' 2>$place/err\ncat $root/which\n\
+             $ashlar boot status | grep -c 'degraded.*is not authenticated'\n",
+        );
+        assert_eq!(said, "evil\n1\n");
+    });
+}
+
+#[test]
+fn the_first_program_may_be_another_one() {
+    alone("the_first_program_may_be_another_one", || {
+        let image = Image::build(&[], |tree| {
+            fill(tree);
+            program(&tree.join("bin/other"), b"#!/bin/none\n");
+        });
+        let machine = Machine::new(&[("root.img", &image)]);
+        let said = machine
+            .runs("setup 'ashlar=? init=/bin/other'\ngrep '\"init\"' /run/ashlar/boot.json\n");
+        assert!(said.contains("/bin/other"), "{said}");
+        let said = machine.runs("refused setup 'ashlar=? init=/bin/nothing'\ncat $place/why\n");
+        assert!(said.contains("there is no /bin/nothing in it"), "{said}");
     });
 }
 
@@ -244,7 +304,7 @@ fn state_goes_where_it_was_told_to() {
         let kept = Machine::new(&[("root.img", &image)]).file("ashlar.toml", file).runs(
             "setup ashlar=?\n\
              echo local >$root/etc/local; echo o >$root/opt/tool/own; echo r >$root/root/r; echo h >$root/etc/hostname\n\
-             cat $data/state/etc.*/local $data/state/overlay/opt/upper/tool/own $data/state/bind/root/r $data/state/bind/etc/hostname\n\
+             cat $data/state/etc.*/local $data/state/overlay/opt/upper/tool/own $data/state/bind/root/r $data/state/bind/etc-hostname\n\
              refused touch $root/sbin/x\n",
         );
         assert_eq!(kept, "local\no\nr\nh\n");

@@ -11,6 +11,9 @@ use super::cmdline::{BootArgs, Slot, Wanted};
 use super::config::{Config, FILE_LEN_MAX};
 use super::data::CONFIG_IN_ROOT;
 use crate::format::digest::Digest;
+use crate::format::superblock::Superblock;
+use crate::image;
+use crate::store::read_superblock;
 use crate::trust::{self, Anchor};
 use crate::{Error, Method, Options, Tree};
 
@@ -67,6 +70,12 @@ impl Voucher {
 }
 
 impl Chosen {
+    /// Whether this is an image that is added to others, and no root of its own.
+    pub(super) fn is_extension(&self) -> bool {
+        let has = |path: &str| self.tree.resolve_following(path.as_bytes()).is_ok();
+        has(super::extension::RELEASES) && !has(super::needs::INIT)
+    }
+
     /// What the image itself says about the state.
     pub fn config(&self) -> Config {
         let read = || -> Result<Option<Vec<u8>>, Error> {
@@ -103,7 +112,7 @@ pub struct Candidates {
 
 /// The images that may be booted. What is asked for comes first; the others need a signature, which [`open`] insists on.
 pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
-    let mut all = all(data)?;
+    let mut all = all(data);
     let list: Vec<String> = all.iter().map(|path| shown(data, path)).collect();
     let there =
         format!("images there: {}", if list.is_empty() { "none".into() } else { list.join(", ") });
@@ -121,13 +130,14 @@ pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
         }
     };
     let missing = missing.filter(|_| first.is_none());
-    all.retain(|path| {
-        first.as_ref().is_none_or(|first| first.path != *path) && !is_extension(path)
-    });
+    all.retain(|path| first.as_ref().is_none_or(|first| first.path != *path));
     let mut rest: Vec<Candidate> =
         all.into_iter().map(|path| Candidate { path, pinned: None }).collect();
     match args.slot {
         Slot::Current => {}
+        Slot::Previous if args.pinned().is_some() => {
+            tracing::warn!("ashlar.slot=previous is ignored: a root digest names one image");
+        }
         Slot::Previous => {
             // What would be booted otherwise comes last.
             let skipped = first.take().or_else(|| (!rest.is_empty()).then(|| rest.remove(0)));
@@ -137,13 +147,14 @@ pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
             let next = data.join(format!("{SINGLE}.new"));
             if next.is_file() {
                 rest.splice(0..0, first.take());
-                first = Some(Candidate { path: next, pinned: None });
+                first = Some(Candidate { path: next, pinned: args.pinned() });
             }
         }
     }
-    let take_rest = args.fallback || first.is_none() && missing.is_none();
-    let images: Vec<Candidate> =
-        first.into_iter().chain(rest.into_iter().filter(|_| take_rest)).collect();
+    let mut images: Vec<Candidate> = first.into_iter().chain(rest).collect();
+    if !args.may_fall_back() {
+        images.truncate(usize::from(missing.is_none()));
+    }
     if images.is_empty() && missing.is_none() {
         return Err(Failed::new("there is no image on the data partition").hint(format!(
             "put one at {IMAGES}/NAME.img or {SINGLE}, or correct `root=` on the kernel command line"
@@ -158,7 +169,7 @@ pub fn shown(data: &Path, path: &Path) -> String {
 }
 
 /// All images, the best first: the single one and its predecessor, then the others with the newest first.
-fn all(data: &Path) -> Result<Vec<PathBuf>, Failed> {
+fn all(data: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = [SINGLE.to_owned(), format!("{SINGLE}.prev")]
         .into_iter()
         .map(|name| data.join(name))
@@ -168,9 +179,11 @@ fn all(data: &Path) -> Result<Vec<PathBuf>, Failed> {
     let mut dated: Vec<(u64, SystemTime, PathBuf)> = Vec::new();
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return found,
         Err(err) => {
-            return Err(Failed::io(format_args!("cannot list {}", directory.display()), err));
+            // What lies elsewhere may be whole.
+            tracing::error!("cannot list {}: {err}", directory.display());
+            return found;
         }
     };
     for entry in entries.flatten().take(IMAGES_MAX) {
@@ -183,7 +196,7 @@ fn all(data: &Path) -> Result<Vec<PathBuf>, Failed> {
     }
     dated.sort_by(|a, b| b.cmp(a));
     found.extend(dated.into_iter().map(|(_, _, path)| path));
-    Ok(found)
+    found
 }
 
 fn is_image_name(path: &Path) -> bool {
@@ -192,21 +205,19 @@ fn is_image_name(path: &Path) -> bool {
     !hidden && suffix.is_some_and(|suffix| SUFFIXES.contains(&suffix))
 }
 
-/// Whether an image is one that is added to another. It is no root, whoever vouches for it; `open` finds out about that.
-fn is_extension(path: &Path) -> bool {
-    open_as(path, Anchor::Unauthenticated)
-        .and_then(|tree| tree.resolve_following(super::extension::RELEASES.as_bytes()))
-        .is_ok()
-}
-
-/// The version that an image says it has. Nobody vouches for it yet: it only says which is tried first.
+/// The version that an image says it has. Nobody vouches for it yet: it only says which is tried first. Nothing but the
+/// superblock is looked at.
 fn claimed_version(path: &Path) -> u64 {
-    open_as(path, Anchor::Unauthenticated).map_or(0, |tree| tree.superblock().image_version)
+    let read = || -> Result<Superblock, Error> {
+        let source = image::open(path, Method::Pread)?;
+        Ok(Superblock::decode(&read_superblock(&*source, 0)?.0)?)
+    };
+    read().map_or(0, |superblock| superblock.image_version)
 }
 
 /// The image with a root digest, whoever else vouches for it.
 pub fn find(data: &Path, digest: Digest) -> Option<PathBuf> {
-    with_digest(&all(data).ok()?, digest)
+    with_digest(&all(data), digest)
 }
 
 /// The image that a name means.

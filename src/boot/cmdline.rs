@@ -65,8 +65,8 @@ pub struct BootArgs {
     pub keys: Vec<String>,
     /// Which one.
     pub slot: Slot,
-    /// Whether another image may be taken when the wanted one fails.
-    pub fallback: bool,
+    /// Whether another image may be taken when the wanted one fails, where that is said.
+    pub fallback: Option<bool>,
     /// What is said about the state.
     pub config: Config,
     /// Whether `ashlar.toml` of the data partition counts.
@@ -77,7 +77,9 @@ pub struct BootArgs {
     pub break_at: Option<Break>,
     /// Whether to tell every step.
     pub debug: bool,
-    /// Whether a shell is forbidden when nothing can be booted, because `panic=` wants a reboot.
+    /// The first program, where `init=` names one.
+    pub init: Option<String>,
+    /// Whether a shell is forbidden when nothing can be booted, because `panic=` says what to do then.
     pub panic: bool,
     /// Traps that are left open, for the tests of their cures (feature `without-cures`).
     pub without: Vec<String>,
@@ -103,7 +105,7 @@ impl BootArgs {
     /// What decides over trust must be understood, or there is no boot. Everything else that is not understood is ignored
     /// with a word, for a machine that boots can be repaired.
     pub fn parse(text: &str) -> Result<Option<BootArgs>, BadCmdline> {
-        let mut args = BootArgs { fallback: true, use_file: true, ..BootArgs::default() };
+        let mut args = BootArgs { use_file: true, ..BootArgs::default() };
         let mut is_ours = false;
         for word in words(text) {
             let (name, value) = match word.split_once('=') {
@@ -115,7 +117,9 @@ impl BootArgs {
                     is_ours = true;
                     args.want(value.unwrap_or_default());
                 }
-                "panic" => args.panic = value.is_some_and(|value| value != "0"),
+                // For 0 too, as initramfs-tools has it: the machine halts then.
+                "panic" => args.panic = true,
+                "init" => args.init = value.filter(|path| path.starts_with('/')).map(Into::into),
                 _ => {
                     if let Some(name) = name.strip_prefix("ashlar.") {
                         args.take(name, value)?;
@@ -132,6 +136,20 @@ impl BootArgs {
             _ => {}
         }
         Ok(is_ours.then_some(args))
+    }
+
+    /// The root digest that nothing but the image itself can have.
+    pub fn pinned(&self) -> Option<Digest> {
+        match self.wanted {
+            Wanted::Digest(digest) => Some(digest),
+            Wanted::Any | Wanted::Name(_) => self.root_digest,
+        }
+    }
+
+    /// Whether another image may be taken when the wanted one fails. One that was named by its digest is meant and no
+    /// other, unless somebody says otherwise.
+    pub fn may_fall_back(&self) -> bool {
+        self.fallback.unwrap_or(self.pinned().is_none())
     }
 
     fn want(&mut self, value: &str) {
@@ -167,10 +185,16 @@ impl BootArgs {
                 "next" => self.slot = Slot::Next,
                 _ => self.odd(name, value, "not one of current, previous, next"),
             },
-            "fallback" => self.fallback = is_yes(value),
-            "config" => self.use_file = is_yes(value),
-            "reset" => self.reset = is_yes(value),
-            "debug" => self.debug = is_yes(value),
+            "fallback" => self.fallback = Some(switch_of_trust(name, value)?),
+            "config" => self.use_file = switch_of_trust(name, value)?,
+            "reset" => match switch(value) {
+                Some(on) => self.reset = on,
+                None => self.odd(name, value, SWITCH),
+            },
+            "debug" => match switch(value) {
+                Some(on) => self.debug = on,
+                None => self.odd(name, value, SWITCH),
+            },
             "break" => match text {
                 "" | "setup" => self.break_at = Some(Break::Setup),
                 "switch" => self.break_at = Some(Break::Switch),
@@ -192,9 +216,22 @@ impl BootArgs {
     }
 }
 
+/// What a switch takes, as systemd has it (`parse_boolean`).
+const SWITCH: &str = "not one of 1, yes, on, true, 0, no, off, false";
+
 /// A switch: on when it stands alone.
-fn is_yes(value: Option<&str>) -> bool {
-    !matches!(value, Some("0" | "no" | "off" | "false"))
+fn switch(value: Option<&str>) -> Option<bool> {
+    match value {
+        None | Some("1" | "yes" | "on" | "true") => Some(true),
+        Some("0" | "no" | "off" | "false") => Some(false),
+        Some(_) => None,
+    }
+}
+
+/// One that must be understood.
+fn switch_of_trust(name: &str, value: Option<&str>) -> Result<bool, BadCmdline> {
+    let shown = value.unwrap_or_default();
+    switch(value).ok_or_else(|| BadCmdline(format!("ashlar.{name}={shown} is {SWITCH}")))
 }
 
 /// The words of a command line. Quotes protect white space and are taken away.
@@ -240,10 +277,26 @@ mod tests {
         assert_eq!(parse("ashlar=a.img").wanted, Wanted::Name("a.img".into()));
         let args = parse(&format!("quiet ashlar=?{HEX} rw"));
         assert_eq!(args.wanted, Wanted::Digest(HEX.parse().unwrap()));
-        assert!(args.unauthenticated && args.fallback && args.use_file);
+        assert!(args.unauthenticated && args.use_file && !args.may_fall_back());
         // The last one wins, `?` with it.
         let args = parse("ashlar=?a ashlar=b");
-        assert_eq!((args.wanted, args.unauthenticated), (Wanted::Name("b".into()), false));
+        assert_eq!((&args.wanted, args.unauthenticated), (&Wanted::Name("b".into()), false));
+        assert!(args.may_fall_back());
+        assert!(parse(&format!("ashlar={HEX} ashlar.fallback")).may_fall_back());
+        assert!(!parse("ashlar=a ashlar.fallback=no").may_fall_back());
+        assert!(!parse(&format!("ashlar=a ashlar.roothash={HEX}")).may_fall_back());
+    }
+
+    #[test]
+    fn a_shell_is_forbidden_by_any_panic() {
+        assert!(parse("ashlar panic=0").panic && parse("panic=10 ashlar").panic);
+        assert!(!parse("ashlar").panic);
+    }
+
+    #[test]
+    fn the_first_program_is_the_last_one_named() {
+        assert_eq!(parse("ashlar init=/a init=/bin/b").init.unwrap(), "/bin/b");
+        assert_eq!(parse("ashlar init=relative").init, None);
     }
 
     #[test]
@@ -269,9 +322,11 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_told_and_ignored() {
-        let args = parse("ashlar ashlar.etc=maybe ashlar.colour=blue ashlar.slot=b");
-        assert_eq!(args.odd.len(), 3);
+        let text = "ashlar ashlar.etc=maybe ashlar.colour=blue ashlar.slot=b ashlar.reset=never ashlar.debug=2";
+        let args = parse(text);
+        assert_eq!(args.odd.len(), 5, "{:?}", args.odd);
         assert_eq!(args.config.etc, None);
+        assert!(!args.reset && !args.debug);
     }
 
     #[test]
@@ -281,6 +336,8 @@ mod tests {
             "ashlar ashlar.roothash=123",
             "ashlar ashlar.key=abc",
             "ashlar ashlar.key",
+            "ashlar ashlar.config=disabled",
+            "ashlar ashlar.fallback=none",
             &format!("ashlar={HEX} ashlar.roothash={other}"),
         ] {
             assert!(BootArgs::parse(text).is_err(), "{text}");

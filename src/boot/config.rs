@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::format::digest::Digest;
+
 /// Longest configuration file that is read, in bytes.
 pub const FILE_LEN_MAX: usize = 64 * 1024;
 
@@ -192,6 +194,12 @@ impl Config {
             extension: other.extension.or(self.extension),
             extension_override: other.extension_override.or(self.extension_override),
         }
+    }
+
+    /// Root digests that name extensions.
+    pub fn extension_digests(&self) -> Vec<Digest> {
+        let names = [&self.extension, &self.extension_override].into_iter().flatten().flatten();
+        names.filter_map(|name| name.parse().ok()).collect()
     }
 
     /// What is done in the end.

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 
 use rustix::fs::StatVfsMountFlags;
-use rustix::mount::MountFlags;
 
 use super::data::{Data, OVERLAY_DISABLED, STATE};
 use super::workspace::Workspace;
@@ -69,8 +68,7 @@ pub fn lock(on: bool) -> Result<(), Failed> {
         return Err(Failed::new("nothing lies over the root: it is read-only for good")
             .hint("boot with ashlar.overlay=tmpfs or ashlar.overlay=persistent"));
     }
-    let flags = if on { MountFlags::RDONLY } else { MountFlags::empty() };
-    rustix::mount::mount_remount(root, flags, c"").map_err(|err| {
+    super::data::remount(root, on).map_err(|err| {
         let how = if on { "lock" } else { "unlock" };
         let failed = Failed::io(format_args!("cannot {how} the root"), err.into());
         if err == rustix::io::Errno::BUSY {

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::StatVfsMountFlags;
 use rustix::mount::MountFlags;
 
 use super::config::{Config, FILE_LEN_MAX};
@@ -28,6 +29,8 @@ pub struct Data {
     pub source: PathBuf,
     /// Its device number, major and minor.
     pub device: (u32, u32),
+    /// Whether it was read-only when it was found.
+    was_read_only: bool,
 }
 
 impl Data {
@@ -48,7 +51,8 @@ impl Data {
         } else {
             device_path(device).unwrap_or(mount.source)
         };
-        Ok(Data { path, source, device })
+        let was_read_only = is_read_only(&path);
+        Ok(Data { path, source, device, was_read_only })
     }
 
     /// The one of a running system, which is mounted at `path`.
@@ -57,7 +61,8 @@ impl Data {
             Failed::new(format!("the data partition is not mounted at {}", path.display()))
         })?;
         let device = (mount.device.0, mount.device.1);
-        Ok(Data { path, source: mount.source, device })
+        let was_read_only = is_read_only(&path);
+        Ok(Data { path, source: mount.source, device, was_read_only })
     }
 
     /// A path on it.
@@ -67,17 +72,27 @@ impl Data {
 
     /// Lets it be written to.
     pub fn make_writable(&self) -> Result<(), Failed> {
-        self.remount(MountFlags::empty())
+        self.remount(false)
     }
 
     /// Forbids that it be written to.
     pub fn make_read_only(&self) -> Result<(), Failed> {
-        self.remount(MountFlags::RDONLY)
+        self.remount(true)
     }
 
-    fn remount(&self, flags: MountFlags) -> Result<(), Failed> {
-        rustix::mount::mount_remount(&self.path, flags, c"").map_err(|err| {
-            let how = if flags.contains(MountFlags::RDONLY) { "read-only" } else { "writable" };
+    /// Lets it be as it was found.
+    pub fn restore(&self) {
+        if self.was_read_only
+            && !is_read_only(&self.path)
+            && let Err(failed) = self.make_read_only()
+        {
+            tracing::warn!("{failed}");
+        }
+    }
+
+    fn remount(&self, read_only: bool) -> Result<(), Failed> {
+        remount(&self.path, read_only).map_err(|err| {
+            let how = if read_only { "read-only" } else { "writable" };
             Failed::io(format_args!("cannot make the data partition {how}"), err.into())
         })
     }
@@ -92,6 +107,27 @@ impl Data {
     pub fn is_overlay_disabled(&self) -> bool {
         self.join(OVERLAY_DISABLED).exists()
     }
+}
+
+/// Allows or forbids that a mount and its file system be written to; how else it is mounted (nosuid, sync) stays.
+pub(super) fn remount(path: &Path, read_only: bool) -> rustix::io::Result<()> {
+    const KEPT: [(StatVfsMountFlags, MountFlags); 6] = [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::SYNCHRONOUS, MountFlags::SYNCHRONOUS),
+    ];
+    let found = rustix::fs::statvfs(path)?.f_flag;
+    let kept = KEPT.iter().filter(|(is, _)| found.contains(*is)).map(|(_, keep)| *keep);
+    let read_only = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    rustix::mount::mount_remount(path, kept.fold(read_only, |all, flag| all | flag), c"")
+}
+
+/// Whether a mount is read-only.
+pub(super) fn is_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Reads a configuration file; nothing where there is none.

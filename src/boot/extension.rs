@@ -1,11 +1,15 @@
 //! Which further images belong to the root? Each is verified like the root's own, and must be made for it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::choose::{self, Candidate, Chosen};
+use rustix::mount::UnmountFlags;
+
+use super::choose::{self, Candidate, Chosen, Voucher};
 use super::config::Modes;
 use super::{Failed, Site, layers};
 use crate::error::Error;
+use crate::format::digest::Digest;
 use crate::fs::Tree;
 
 /// Where extensions say what they are made for (extension-release(5)); what is no extension has none of it.
@@ -41,14 +45,21 @@ impl Lowers {
 pub(super) fn serve_all(
     modes: &mut Modes,
     root: &Chosen,
+    pins: &[Digest],
     site: &Site<'_>,
     degraded: &mut Vec<String>,
 ) -> Lowers {
+    let mut seen = BTreeSet::new();
     let mut serve_each = |names: &mut Vec<String>| {
         let mut paths = Vec::new();
-        names.retain(|name| match serve(name, root, site) {
-            Ok(path) => {
+        names.retain(|name| match serve(name, root, pins, site) {
+            // overlayfs takes nothing twice, and where it is found first is where it counts.
+            _ if !seen.insert(name.clone()) => false,
+            Ok((path, voucher)) => {
                 paths.push(path);
+                if voucher == Voucher::Nobody {
+                    degraded.push(format!("extension `{name}` is not authenticated"));
+                }
                 true
             }
             Err(failed) => {
@@ -63,21 +74,32 @@ pub(super) fn serve_all(
     Lowers { above, base: None, below }
 }
 
-fn serve(name: &str, root: &Chosen, site: &Site<'_>) -> Result<PathBuf, Failed> {
+fn serve(
+    name: &str,
+    root: &Chosen,
+    pins: &[Digest],
+    site: &Site<'_>,
+) -> Result<(PathBuf, Voucher), Failed> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if !name.bytes().all(is_plain) || name.starts_with('.') {
         return Err(Failed::new("its name is not letters, digits, `.`, `_` and `-`"));
     }
     let (path, pinned) = match name.parse() {
-        Ok(digest) => (choose::find(&site.data.path, digest), Some(digest)),
+        Ok(digest) => {
+            (choose::find(&site.data.path, digest), Some(digest).filter(|it| pins.contains(it)))
+        }
         Err(_) => (choose::named(&site.data.path, name), None),
     };
     let path = path.ok_or_else(|| Failed::new("there is no such image on the data partition"))?;
     let chosen = choose::open(&Candidate { path, pinned }, site.args, site.keys)?;
     fits(&chosen.tree, &root.tree)?;
     let at = site.workspace.place("extension", name)?;
-    layers::serve(&chosen, &at, None, site)?;
-    Ok(at)
+    layers::serve(&chosen, &at, None, site).inspect_err(|_| {
+        // A server that was killed leaves a mount that answers nothing.
+        rustix::mount::unmount(&at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+            .unwrap_or_default();
+    })?;
+    Ok((at, chosen.voucher))
 }
 
 /// Whether an extension is made for this system: as systemd-sysext(8) has it, `ID` must be the same, or `_any`, and so must

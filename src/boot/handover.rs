@@ -9,8 +9,8 @@ use std::process::Command;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::mount::UnmountFlags;
 
+use super::Failed;
 use super::workspace::{is_mounted, move_mount};
-use super::{Failed, mounts};
 
 /// The file systems that every root has, in the order in which they are moved.
 const KERNEL_MOUNTS: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
@@ -74,11 +74,10 @@ fn exec(init: &str, args: &[OsString]) -> Failed {
 
 /// Removes the files of an initramfs, and nothing else: not what is mounted in it.
 fn empty_initramfs(root: &rustix::fd::OwnedFd) {
-    let kind = mounts::at(Path::new("/")).map(|mount| mount.file_system_type);
-    // Where there is no line for it, it is the kernel's first one.
-    let is_memory =
-        kind.is_none_or(|kind| ["rootfs", "ramfs", "tmpfs"].iter().any(|it| kind == *it));
-    if !is_memory {
+    // linux/magic.h: RAMFS_MAGIC, TMPFS_MAGIC. Anything else is somebody's disk.
+    const MEMORY: [u32; 2] = [0x8584_58f6, 0x0102_1994];
+    let kind = rustix::fs::fstatfs(root).ok().and_then(|stat| u32::try_from(stat.f_type).ok());
+    if !kind.is_some_and(|kind| MEMORY.contains(&kind)) {
         return;
     }
     let Ok(device) = rustix::fs::fstat(root).map(|stat| stat.st_dev) else { return };

@@ -10,7 +10,7 @@ use super::choose::Chosen;
 use super::config::{Config, FILE_LEN_MAX};
 use crate::format::field::u64_from_usize;
 
-/// The program, in the initramfs. Nobody else's word is asked for: the data partition is not trusted with programs.
+/// The program, in the initramfs. The data partition of a machine that has one is not trusted with programs.
 pub(super) const HOOK: &str = "/etc/ashlar/mode-hook";
 /// How long it may take. A machine must not hang because a button cannot be read.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -5,14 +5,16 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{FsOpenFlags, MountFlags, UnmountFlags};
 
 use super::choose::Chosen;
 use super::config::{Modes, Overlay};
 use super::report::Report;
 use super::server::{ServerArgs, is_open};
 use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
-use super::{Failed, Site, extension, places, start};
+use super::{Failed, Site, data, extension, places, start};
+use crate::format::digest::Digest;
+use crate::fs::Tree;
 use crate::state;
 
 /// Options by which an overlay still fits when the image below it changes, which overlayfs allows only while none of these
@@ -23,9 +25,19 @@ pub(super) const OVERLAYS: &str = "state/overlay";
 /// The overlay of the whole root. No directory's own overlay is called so, see [`places`].
 pub(super) const ROOT_OVERLAY: &str = "@root";
 
+/// What to do where overlayfs is missing.
+const NO_OVERLAYFS: &str = "the kernel needs overlayfs: is the module in the initramfs?";
+
 /// Makes the root in the workspace. What cannot be had of the state is done without, and told: a machine that runs can be
 /// repaired.
-pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, Failed> {
+///
+/// `pins` are the root digests of extensions that somebody vouches for.
+pub fn build(
+    chosen: &Chosen,
+    modes: &Modes,
+    pins: &[Digest],
+    site: &Site<'_>,
+) -> Result<Report, Failed> {
     let mut degraded = Vec::new();
     let mut modes = modes.clone();
     let lower = if is_open(&site.args.without, "lower") {
@@ -40,19 +52,35 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
     }
     let has_layers = modes.overlay != Overlay::No || modes.has_extensions();
     let root = site.workspace.root();
-    serve(chosen, if has_layers { &lower } else { &root }, Some(&site.setup.init), site)?;
+    serve(chosen, if has_layers { &lower } else { &root }, Some(site.init), site)?;
     let may_write = may_write(&modes, site, &mut degraded);
     if has_layers {
-        let mut lowers = extension::serve_all(&mut modes, chosen, site, &mut degraded);
+        let mut lowers = extension::serve_all(&mut modes, chosen, pins, site, &mut degraded);
         lowers.base(lower.clone());
-        over_root(&lowers.paths(), &modes.overlay, &root, site, may_write, &mut degraded)?;
+        let over = over_root(
+            &chosen.tree,
+            &lowers.paths(),
+            &modes.overlay,
+            &root,
+            site,
+            may_write,
+            &mut degraded,
+        );
+        if let Err(failed) = over {
+            degraded.push(format!("nothing lies over /: {failed}"));
+            modes.overlay = Overlay::No;
+            modes.extension.clear();
+            modes.extension_override.clear();
+            bind(&lower, &root)?;
+        }
     }
-    places::fill(&chosen.tree, &modes, &root, site, may_write, &mut degraded);
+    let etc = places::fill(&chosen.tree, &modes, &root, site, may_write, &mut degraded);
     for what in &degraded {
         tracing::error!("{what}");
     }
     Ok(Report {
         image: chosen.path.clone(),
+        init: site.init.to_owned(),
         root_digest: chosen.tree.root_digest().to_string(),
         image_version: chosen.tree.superblock().image_version,
         authenticated_by: chosen.voucher,
@@ -61,6 +89,7 @@ pub fn build(chosen: &Chosen, modes: &Modes, site: &Site<'_>) -> Result<Report, 
         device_number: format!("{}:{}", site.data.device.0, site.data.device.1),
         lower: has_layers.then_some(lower),
         modes,
+        etc_merge: etc,
         degraded,
         refused: Vec::new(),
     })
@@ -107,6 +136,7 @@ pub(super) fn serve(
 /// Lays the overlay over the root, or only the images over each other. Where the data partition cannot have it, it is in
 /// memory.
 fn over_root(
+    tree: &Tree,
     lowers: &[PathBuf],
     overlay: &Overlay,
     root: &Path,
@@ -117,9 +147,20 @@ fn over_root(
     // Tools look for the device of `/` by the name of what is mounted there (grub-probe does); `overlay` would be none.
     let over = |kept: Option<&Path>| lay(lowers, kept, root, &site.data.source);
     let in_memory = |size| over(Some(&transient(ROOT_OVERLAY, size, site)?));
+    // What was kept counts all the same; what changes is gone at the next boot.
+    let recalled = || {
+        let upper = places::kept(site, Path::new(OVERLAYS).join(ROOT_OVERLAY).join("upper"))?;
+        let memory = transient(ROOT_OVERLAY, None, site)?;
+        let lowers: Vec<PathBuf> = [upper].into_iter().chain(lowers.iter().cloned()).collect();
+        lay(&lowers, Some(&memory), root, &site.data.source)
+    };
     let on_disk = || {
         places::needs_writing(may_write)?;
-        over(Some(&persistent(overlay, &site.data.path)?))
+        let kept = persistent(overlay, &site.data.path)?;
+        for below in ["upper/etc", "upper/var"] {
+            places::renew_stamp(&kept.join(below), tree);
+        }
+        over(Some(&kept))
     };
     match overlay {
         Overlay::No => match lowers {
@@ -132,7 +173,10 @@ fn over_root(
             degraded.push(format!(
                 "the overlay of / is in memory, and gone at the next boot: {failed}"
             ));
-            in_memory(None)
+            match overlay {
+                Overlay::Persistent => recalled().or_else(|_| in_memory(None)),
+                _ => in_memory(None),
+            }
         }),
     }
 }
@@ -140,6 +184,9 @@ fn over_root(
 /// The overlay of the root on the data partition, as it shall begin.
 fn persistent(overlay: &Overlay, data: &Path) -> Result<PathBuf, Failed> {
     let kept = Path::new(OVERLAYS).join(ROOT_OVERLAY);
+    // Before anything is thrown away for it.
+    rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|err| Failed::io("the kernel has no overlayfs", err.into()).hint(NO_OVERLAYFS))?;
     match overlay {
         Overlay::PersistentClear => state::overlay::clear(data, &kept)?,
         Overlay::PersistentMove => drop(state::overlay::set_aside(data, &kept)?),
@@ -184,11 +231,9 @@ pub(super) fn lay(
         options = format!("{options},upperdir={},workdir={}", upper.display(), work.display());
         flags = MountFlags::empty();
     }
-    mount(source, at, "overlay", flags, &options).map_err(|failed| {
-        failed.hint("the kernel needs overlayfs: is the module in the initramfs?")
-    })?;
+    mount(source, at, "overlay", flags, &options).map_err(|failed| failed.hint(NO_OVERLAYFS))?;
     // Where it cannot make its work directory, overlayfs says so in the kernel's log and goes on without writing.
-    if kept.is_some() && is_read_only(at) {
+    if kept.is_some() && data::is_read_only(at) {
         rustix::mount::unmount(at, UnmountFlags::NOFOLLOW).map_err(|err| {
             Failed::io(format_args!("cannot unmount {}", at.display()), err.into())
         })?;
@@ -199,11 +244,6 @@ pub(super) fn lay(
         .hint("is the data partition full? the kernel's log says more"));
     }
     Ok(())
-}
-
-fn is_read_only(at: &Path) -> bool {
-    rustix::fs::statvfs(at)
-        .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
 fn copy_owner(from: &Path, to: &Path) -> Result<(), Failed> {

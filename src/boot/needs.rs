@@ -19,6 +19,8 @@ pub const INIT: &str = "/sbin/init";
 /// Programs without which a system with systemd cannot go on, or not end; read where they are there.
 const ALSO: [&[u8]; 3] =
     [b"/usr/lib/systemd/systemd-executor", b"/usr/lib/systemd/systemd-shutdown", b"/bin/sh"];
+/// Where the kernel's file systems go, which cannot be made there later.
+const DIRECTORIES: [&[u8]; 4] = [b"/dev", b"/proc", b"/sys", b"/run"];
 /// Directories in which the loader looks for libraries in the end (ld.so(8)), and where distributions keep them.
 const LIBRARY_DIRS: [&str; 4] = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 /// Most files that are followed.
@@ -71,6 +73,19 @@ pub fn read(tree: &Tree, init: &str) -> Result<Read, Unfit> {
         }
     }
     ahead.push(init.as_bytes().to_vec());
+    for path in DIRECTORIES {
+        let is_there = match tree.resolve_following(path) {
+            Ok(resolved) => {
+                tree.inode(resolved.index).map_err(|err| damaged(path, err))?.kind == Kind::Dir
+            }
+            Err(Error::NotFound | Error::NotADirectory) => false,
+            Err(err) => return Err(damaged(path, err)),
+        };
+        if !is_there {
+            let path = String::from_utf8_lossy(path);
+            return Err(Unfit::Init(format!("there is no directory {path} in it")));
+        }
+    }
     while let Some(path) = ahead.pop() {
         let is_init = path == init.as_bytes();
         let resolved = match tree.resolve_following(&path) {

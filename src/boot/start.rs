@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Failed;
 use super::server::{READY, ServerArgs};
@@ -14,11 +14,13 @@ use super::server::{READY, ServerArgs};
 /// How long a server may take until its mount answers. It reads a few MiB; a disk that needs longer than this is dying, and
 /// another image, on another part of it, may still be read.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// How long a server may take to end.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// The name that a server bears. systemd spares processes of the superuser whose name starts with `@` when it ends all
 /// others (`docs/ROOT_STORAGE_DAEMONS.md`).
 const NAME: &str = "@ashlar";
 
-/// Starts a server; returns when its mount answers. Nothing is mounted when it fails.
+/// Starts a server; returns when its mount answers. When it fails, a mount that answers nothing may be left.
 pub fn start(args: &ServerArgs) -> Result<(), Failed> {
     let mut server = Command::new("/proc/self/exe")
         .arg0(NAME)
@@ -57,10 +59,14 @@ pub fn start(args: &ServerArgs) -> Result<(), Failed> {
     })
 }
 
+/// Ends it. One that waits for a dying disk cannot be ended, and nobody waits for that.
 fn end(server: &mut Child) {
     // It is gone already, mostly.
     server.kill().unwrap_or_default();
-    drop(server.wait());
+    let killed = Instant::now();
+    while matches!(server.try_wait(), Ok(None)) && killed.elapsed() < KILL_PATIENCE {
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The command line of a server: what `ashlar boot serve` takes.

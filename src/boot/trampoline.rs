@@ -10,7 +10,7 @@ use rustix::mount::MountFlags;
 
 use super::cmdline::BootArgs;
 use super::workspace::{is_mounted, mount, mount_tmpfs};
-use super::{Failed, Setup, handover, needs, setup};
+use super::{Failed, Setup, handover, kmsg, needs, setup};
 
 /// Where the new root is mounted before it becomes the root. It lies on the data partition, and is empty.
 const NEWROOT: &str = "/newroot";
@@ -23,9 +23,15 @@ const COMPRESSED: i32 = 4;
 pub fn run(args: &[OsString]) -> Failed {
     let prepare = || -> Result<(), Failed> {
         kernel_mounts()?;
+        // What the command line says about that is not read yet.
+        kmsg::start(tracing::level_filters::LevelFilter::INFO, true);
         load_module("fuse", "/dev/fuse");
         load_module("overlay", "/sys/module/overlay");
-        let setup_args = Setup { newroot: PathBuf::from(NEWROOT), init: needs::INIT.to_owned() };
+        let setup_args = Setup {
+            newroot: PathBuf::from(NEWROOT),
+            // `init=` names this program.
+            init: Some(needs::INIT.to_owned()),
+        };
         rustix::mount::mount_bind("/", NEWROOT)
             .map_err(|err| Failed::io(format_args!("cannot bind / to {NEWROOT}"), err.into()))?;
         match setup(&setup_args)? {

@@ -71,9 +71,9 @@ struct SetupArgs {
     /// Move /dev, /proc, /sys and /run there, too, make it the root, and start its first program
     #[arg(long)]
     switch_root: bool,
-    /// The first program of the image
-    #[arg(long, value_name = "PATH", default_value = "/sbin/init")]
-    init: String,
+    /// The first program of the image [default: what init= names, or /sbin/init]
+    #[arg(long, value_name = "PATH")]
+    init: Option<String>,
     /// Where the data partition is mounted, and where the root shall be
     newroot: PathBuf,
 }
@@ -121,13 +121,13 @@ fn done(result: Result<(), Failed>) -> Outcome {
 
 fn setup(args: SetupArgs) -> Outcome {
     let newroot = args.newroot.clone();
-    let done = boot::setup(&Setup { newroot: args.newroot, init: args.init.clone() })?;
+    let done = boot::setup(&Setup { newroot: args.newroot, init: args.init })?;
     if args.switch_root {
-        if done.is_none() {
+        let Some(report) = done else {
             return Err(Failure::new("the kernel command line asks for no image")
                 .hint("add ashlar=NAME to it; see `ashlar boot --help`"));
-        }
-        return Err(handover::switch_root(&newroot, &args.init, &[]).into());
+        };
+        return Err(handover::switch_root(&newroot, &report.init, &[]).into());
     }
     Ok(ExitCode::SUCCESS)
 }

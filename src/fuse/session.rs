@@ -8,7 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
 use fuser::{Config, Session, SessionACL};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, Timespec};
 
 use super::Server;
 use super::counters::Counters;
@@ -168,8 +169,16 @@ fn warm_up(tree: &Tree, mountpoint: &Path) {
         let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         rustix::fs::openat(CWD, path, flags, Mode::empty())
     };
+    // STATX is asked for the time of birth only; FSYNC, FSYNCDIR and POLL by whoever does so.
+    let ask = |opened: rustix::io::Result<OwnedFd>| {
+        let opened = opened?;
+        rustix::fs::statx(&opened, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME)?;
+        rustix::fs::fsync(&opened)?;
+        let mut polled = [PollFd::new(&opened, PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&Timespec::default())).map(drop)
+    };
     let done = [
-        open(mountpoint, OFlags::DIRECTORY).map(drop),
+        ask(open(mountpoint, OFlags::DIRECTORY)),
         rustix::fs::getxattr(mountpoint, super::ROOT_DIGEST_XATTR, &mut [0_u8; 0]).map(drop),
         rustix::fs::listxattr(mountpoint, &mut [0_u8; 0]).map(drop),
     ];
@@ -181,7 +190,7 @@ fn warm_up(tree: &Tree, mountpoint: &Path) {
     let opened = file.map(|file| {
         use std::os::unix::ffi::OsStrExt;
         let path = mountpoint.join(std::ffi::OsStr::from_bytes(&file.path));
-        open(&path, OFlags::empty()).map(drop)
+        ask(open(&path, OFlags::empty()))
     });
     tracing::debug!("warm-up: {done:?} {opened:?}");
 }
