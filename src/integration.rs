@@ -141,6 +141,12 @@ pub const CARRIED: &[Carried] = &[
         content: carried!("dracut/90ashlar/module-setup.sh"),
     },
     Carried {
+        path: "usr/lib/dracut/modules.d/90ashlar/ashlar-emergency.sh",
+        mode: 0o755,
+        parts: &[Part::Dracut],
+        content: carried!("dracut/90ashlar/ashlar-emergency.sh"),
+    },
+    Carried {
         path: "usr/lib/dracut/modules.d/90ashlar/ashlar-mount.sh",
         mode: 0o755,
         parts: &[Part::Dracut],

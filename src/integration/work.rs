@@ -6,7 +6,7 @@ use std::path::Path;
 use super::obstacle::Obstacle;
 use super::place::{Found, Place};
 use super::record::{self, Entry, Record};
-use super::{CARRIED, Content, Part};
+use super::{CARRIED, Content, KEYS, Part};
 
 /// Where the record of a system lies, and that of a data partition.
 const RECORDS: [&str; 2] = ["usr/lib/ashlar/installed", "ashlar/installed"];
@@ -167,7 +167,17 @@ impl Work {
                 _ => {}
             }
         }
+        let foreign: BTreeSet<&str> = steps
+            .iter()
+            .filter(|step| step.action == Action::Unchanged)
+            .map(|step| &*step.path)
+            .collect();
         for Wanted { path, content, parts, .. } in wanted {
+            // A key that was there already is somebody's own, and not ours to remove.
+            let is_key = path.starts_with(KEYS);
+            if is_key && foreign.contains(&**path) && !self.record.entries.contains_key(path) {
+                continue;
+            }
             let Some(digest) = record::digest(content) else { continue };
             let entry = self
                 .record
@@ -210,6 +220,7 @@ impl Work {
         parts: &BTreeSet<Part>,
         dry_run: bool,
     ) -> Result<Vec<Step>, Obstacle> {
+        let has_record = !self.record.entries.is_empty();
         let own = carried(parts);
         let own: BTreeMap<_, _> =
             own.iter().map(|wanted| (&*wanted.path, &wanted.content)).collect();
@@ -224,9 +235,11 @@ impl Work {
                 continue;
             }
             let there = self.place.look(&path)?;
-            let is_own = own
-                .get(&*path)
-                .is_some_and(|content| record::digest(content) == record::digest(&there));
+            // Where there is no record, what is as it would be written counts as written.
+            let is_own = !has_record
+                && own
+                    .get(&*path)
+                    .is_some_and(|content| record::digest(content) == record::digest(&there));
             let action = match there {
                 Found::Nothing => None,
                 _ if is_own || self.record.wrote(&path, &there) => Some(Action::Remove),

@@ -183,14 +183,19 @@ pub(super) fn install(args: &InstallArgs) -> Outcome {
 
 /// What the initramfs shall hold images against.
 fn keys(paths: &[PathBuf]) -> Result<Vec<Wanted>, Failure> {
-    let mut wanted = Vec::new();
+    let mut wanted: Vec<Wanted> = Vec::new();
     for path in paths {
         trust::read_key(path)?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("key.pub");
         let name = name.strip_suffix(".pub").unwrap_or(name);
         let content = std::fs::read(path)
             .map_err(|err| Failure::new(format!("cannot read key {}: {err}", path.display())))?;
-        wanted.push(Wanted::file(format!("{KEYS}/{name}.pub"), Part::Program, KEY_MODE, content));
+        let installed = format!("{KEYS}/{name}.pub");
+        if wanted.iter().any(|other| other.path == installed) {
+            return Err(Failure::new(format!("two keys are called {name}.pub"))
+                .hint("one would replace the other: rename one of the files"));
+        }
+        wanted.push(Wanted::file(installed, Part::Program, KEY_MODE, content));
     }
     Ok(wanted)
 }

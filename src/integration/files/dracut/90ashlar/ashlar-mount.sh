@@ -5,8 +5,17 @@
 # not. The data partition could not. So this hook mounts it itself, by the hooks behind it, and has put the image in its
 # place before dracut looks.
 
+# Asks where the program does: dracut's getarg reads files of the initramfs, too.
 ashlar_asked() {
-    getarg ashlar= >/dev/null || getargbool 0 ashlar
+    # shellcheck disable=SC3043  # what dracut runs under knows it
+    local cmdline word
+    read -r cmdline </proc/cmdline
+    for word in $cmdline; do
+        case $word in
+        ashlar | ashlar=* | \"ashlar=*) return 0 ;;
+        esac
+    done
+    return 1
 }
 
 ashlar_mount() {

@@ -27,6 +27,9 @@ install() {
         [[ -f $file ]] && inst_simple "${file#"${dracutsysrootdir-}"}"
     done
 
+    # Whatever else fails: no shell where panic= forbids it.
+    inst_hook emergency 01 "${moddir:?}/ashlar-emergency.sh"
+
     if dracut_module_included systemd; then
         # systemd mounts the data partition; the unit comes right behind.
         inst_simple "${moddir:?}/ashlar-root.service" "${systemdsystemunitdir:?}/ashlar-root.service"
