@@ -2,6 +2,8 @@
 //!
 //! Nothing here fails: what cannot be looked at is a finding like any other (`unreadable`, `damaged`).
 
+#[cfg(feature = "boot")]
+mod config;
 mod directory;
 mod elf;
 mod identity;
@@ -128,6 +130,8 @@ const FAMILIES: &[&[Lint]] = &[
     leftovers::LINTS,
     kernel::LINTS,
     systemd::LINTS,
+    #[cfg(feature = "boot")]
+    config::LINTS,
     names::LINTS,
     root::LINTS,
 ];

@@ -132,7 +132,8 @@ fn messy(root: &Path) {
     let mode = Mode::from_raw_mode(0o644);
     rustix::fs::mknodat(CWD, root.join("etc/os-release"), FileType::Fifo, mode, 0).unwrap();
     write("etc/machine-id", "0123456789abcdef0123456789abcdef\n");
-    write("etc/fstab", "/dev/sda1 / ext4\n/dev/sda2 /usr ext4\n");
+    write("etc/fstab", "/dev/sda1 / ext4\n/dev/sda2 /usr ext4\n/dev/sda3 /data ext4\n");
+    write("etc/ashlar/ashlar.toml", "bind = [\"/data\"]\n");
     write("etc/shadow", "root:*:1\n");
     write("etc/hostname", "fred\n");
     write("etc/resolv.conf", "");
@@ -175,6 +176,9 @@ fn a_directory_and_its_image_are_told_the_same() {
         "fatal var-run /var/run",
         "warning machine-id /etc/machine-id",
         "warning fstab /etc/fstab",
+        "fatal fstab-mount-point /etc/fstab",
+        #[cfg(feature = "boot")]
+        "warning ashlar-config /etc/ashlar/ashlar.toml",
         "warning modules-dep /usr/lib/modules/1",
         "warning usr-time /usr",
         "info usr-merge /sbin",
@@ -292,6 +296,7 @@ fn a_real_debian_would_boot() {
         "machine-id",
         "base-directory",
         "fstab",
+        "fstab-mount-point",
         "usr-time",
         "damaged",
     ] {

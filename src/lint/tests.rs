@@ -129,7 +129,7 @@ fn good() -> tempfile::TempDir {
     write(root, "usr/lib/os-release", "ID=debian\n");
     symlink("../usr/lib/os-release", root.join("etc/os-release")).unwrap();
     write(root, "etc/machine-id", "uninitialized\n");
-    write(root, "etc/fstab", "# / is the image\n/dev/vdb1 /srv ext4 defaults 0 2\n");
+    write(root, "etc/fstab", "# / is the image\n/dev/vdb1 /var/data ext4 defaults 0 2\n");
     write(root, "etc/shadow", "root:!:1::::::\nadmin:$y$j9T$x:1::::::\n");
     write(root, "etc/ashlar/keys/release.pub", "untrusted comment: minisign public key\nRWQx\n");
     symlink("../run/systemd/resolve/stub-resolv.conf", root.join("etc/resolv.conf")).unwrap();
@@ -404,6 +404,50 @@ fn systemd() {
     assert_eq!(fstab("UUID=1 / ext4 ro 0 1\n"), ["fstab etc/fstab"]);
     assert_eq!(fstab("\n a  //\tx\n/dev/b /usr/ y"), ["fstab etc/fstab", "fstab etc/fstab"]);
     assert_eq!(fstab("#/dev/a / x\n # / /\nx none swap\n/dev/x\n"), [""; 0]);
+    for there in [
+        "x /srv ext4\n",
+        "x //srv/. ext4 defaults\n",
+        "x /data ext4 nofail\n",
+        "x /data ext4 rw,noauto 0 2\n",
+        "x none swap\nx swap swap sw\n",
+        "x /var/one/two ext4\nx /run/one ext4\nx /tmp/one ext4\nx /dev/one ext4\n",
+        "x /boot ext4\nx /boot/efi vfat umask=0077 0 1\n",
+        "# x /data ext4\n",
+    ] {
+        assert_eq!(fstab(there), [""; 0], "{there}");
+    }
+    let missing = ["fstab-mount-point etc/fstab"];
+    for line in [
+        "x /data ext4 defaults,nofailure 0 2\n",
+        "x /data\n",
+        "x /boot/efi vfat umask=0077 0 1\n",
+        "x /srv/one ext4 ro\nx /srv/oneself ext4 nofail\n",
+        "x /etc/machine-id/below ext4\n",
+    ] {
+        assert_eq!(fstab(line), missing, "{line}");
+    }
+    let spaced = |root: &Path| {
+        fs::create_dir(root.join("srv/a b")).unwrap();
+        write(root, "etc/fstab", "x /srv/a\\040b ext4\nx /srv/a\\0 ext4\n");
+    };
+    assert_eq!(found(spaced), missing);
+    let linked = |root: &Path| {
+        link(root, "home", "var/home");
+        link(root, "opt", "run");
+        link(root, "mnt", "srv");
+        fs::create_dir(root.join("srv/there")).unwrap();
+        write(
+            root,
+            "etc/fstab",
+            "x /home ext4\nx /home/one ext4\nx /opt/one ext4\nx /mnt/there ext4\n",
+        );
+    };
+    assert_eq!(found(linked), [""; 0]);
+    let nowhere = |root: &Path| {
+        link(root, "mnt", "srv");
+        write(root, "etc/fstab", "x /mnt/one ext4\n");
+    };
+    assert_eq!(found(nowhere), missing);
     let mask = "etc/systemd/system/soft-reboot.target";
     let service = "systemd-soft-reboot.service";
     let told = [format!("soft-reboot usr/lib/systemd/system/{service}")];
@@ -429,6 +473,41 @@ fn systemd() {
     assert_eq!(at(SystemTime::UNIX_EPOCH), ["usr-time usr"]);
     assert_eq!(at(SystemTime::UNIX_EPOCH + day * 10_000), [""; 0]);
     assert_eq!(at(SystemTime::now() + day * 3), ["usr-time usr"]);
+}
+
+#[test]
+#[cfg(feature = "boot")]
+fn the_images_own_configuration() {
+    let config = |text: &'static str| {
+        found(move |root| {
+            link(root, "media", "run");
+            write(root, "etc/ashlar/ashlar.toml", text);
+        })
+    };
+    for good in [
+        "",
+        "etc = \"merge\"\nvar = \"bind\"\n",
+        "bind = [\"/root\", \"/etc/machine-id\", \"/var/own/data\"]\nstate-overlay = [\"/opt/\"]\n",
+    ] {
+        assert_eq!(config(good), [""; 0], "{good}");
+    }
+    for wrong in [
+        "etc = \"merge",
+        "bind = \"/root\"\n",
+        "bind = [\"/data\"]\n",
+        "bind = [\"root\"]\n",
+        "bind = [\"/\"]\n",
+        "bind = [\"/etc/../root\"]\n",
+        "bind = [\"/media\"]\n",
+        "bind = [\"/media/one\"]\n",
+        "bind = [\"/etc/machine-id/below\"]\n",
+        "state-overlay = [\"/usr/share/none\"]\n",
+        "state-overlay = [\"/etc/machine-id\"]\n",
+    ] {
+        assert_eq!(config(wrong), ["ashlar-config etc/ashlar/ashlar.toml"], "{wrong}");
+    }
+    let twice = "bind = [\"/lib\"]\nstate-overlay = [\"/data\"]\n";
+    assert_eq!(config(twice), ["ashlar-config etc/ashlar/ashlar.toml"; 2]);
 }
 
 #[test]
