@@ -52,7 +52,12 @@ mounted() { # mounted PATH: type and source of the uppermost mount there
 degraded() { # degraded TEXT: this is among what does not work
     ashlar boot status | grep '^degraded ' | grep -qF -e "$1" || { ashlar boot status; return 1; }
 }
-sound() { no sh -c 'ashlar boot status | grep "^degraded"'; } # nothing is among that
+sound() { # nothing is among that
+    got=$(ashlar boot status 2>&1) || { echo "ashlar boot status: $got"; return 1; }
+    no grep '^degraded' <<END
+$got
+END
+}
 warned() { # warned TEXT: the kernel's log has it
     dmesg | grep -F 'ashlar: ' | grep -qF -e "$1" || { dmesg | grep -F 'ashlar: ' | tail -n 8; return 1; }
 }

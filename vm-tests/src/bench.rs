@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::kernel::Kernel;
-use crate::outcome::{Doing, Result, Stop};
+use crate::outcome::{Doing, Result, Stop, failed};
 use crate::programs::Programs;
 use crate::qemu::{Console, Machine};
 
@@ -18,6 +18,15 @@ pub(crate) struct Wishes {
     pub live: bool,
     /// The first machine of the case gets this terminal; then the case is over.
     pub shell: bool,
+}
+
+/// How many times something is done: what an environment variable says, or else `default`. Not at all would be no answer.
+pub(crate) fn rounds(variable: &str, default: u32) -> Result<u32> {
+    let rounds = match std::env::var(variable) {
+        Ok(text) => text.parse().doing(format!("{variable} is no number"))?,
+        Err(_) => default,
+    };
+    if rounds == 0 { failed(format!("{variable} must be at least 1")) } else { Ok(rounds) }
 }
 
 /// One case's place of work.

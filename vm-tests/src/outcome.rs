@@ -2,7 +2,10 @@
 
 use std::fmt::Display;
 use std::io;
-use std::process::Command;
+use std::process::{Command, Output};
+
+/// Exit status of a script, and of all this, that cannot do here what it is for.
+pub(crate) const SKIPPED: u8 = 77;
 
 /// The result of everything here.
 pub(crate) type Result<T, E = Stop> = std::result::Result<T, E>;
@@ -52,17 +55,33 @@ impl<T, E: Display> Doing<T> for std::result::Result<T, E> {
 
 /// Runs a program to its end and returns what it wrote; that it fails is a failure, that it is missing a reason to skip.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let output = end(command)?;
+    said(command, &output)
+}
+
+/// The same for a script that ends with [`SKIPPED`], and says why, where it cannot work.
+pub(crate) fn run_or_skip(command: &mut Command) -> Result<String> {
+    let output = end(command)?;
+    if output.status.code() == Some(i32::from(SKIPPED)) {
+        return skipped(String::from_utf8_lossy(&output.stderr).trim());
+    }
+    said(command, &output)
+}
+
+fn end(command: &mut Command) -> Result<Output> {
     let program = command.get_program().display().to_string();
-    let output = match command.output() {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {
-            return skipped(format!("no {program}"));
-        }
-        output => output.doing(format!("cannot run {program}"))?,
-    };
+    match command.output() {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => skipped(format!("no {program}")),
+        output => output.doing(format!("cannot run {program}")),
+    }
+}
+
+fn said(command: &Command, output: &Output) -> Result<String> {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(said);
     }
+    let program = command.get_program().display();
     let complaint = String::from_utf8_lossy(&output.stderr);
     failed(format!("{program}: {}\n{said}{complaint}", output.status))
 }

@@ -14,6 +14,7 @@ use crate::bench::Bench;
 use crate::disk;
 use crate::initramfs::Initramfs;
 use crate::kernel::Kernel;
+use crate::keys;
 use crate::noise::{FRESH_COUNT, FRESH_LEN, noise};
 use crate::outcome::{Doing, Result, Stop, failed, run};
 use crate::programs::Programs;
@@ -163,8 +164,10 @@ pub(crate) struct Scene<'a> {
     pub ashlar: PathBuf,
     /// Public keys in the initramfs, by their names.
     pub keys: Vec<(String, Vec<u8>)>,
-    /// Further files in the initramfs.
+    /// Further files in the initramfs, which may be programs.
     pub more: Vec<(String, Vec<u8>)>,
+    /// Kernel modules in the initramfs, where they are modules.
+    pub modules: &'static [&'static str],
     /// What becomes of what is written to the disk.
     pub writes: Writes,
     /// How large the disk is, as mkfs takes it.
@@ -188,6 +191,7 @@ impl<'a> Scene<'a> {
             ashlar: bench.programs.ashlar()?.to_owned(),
             keys: Vec::new(),
             more: Vec::new(),
+            modules: &["fuse", "overlay"],
             writes: Writes::Kept,
             size: "128M",
             limit: LIMIT,
@@ -207,10 +211,8 @@ impl<'a> Scene<'a> {
     /// A new key: the path of the secret one, and of the public one.
     pub(crate) fn key(&self, name: &str) -> Result<(PathBuf, PathBuf)> {
         let secret = self.bench.place.join(name);
-        run(Command::new(self.bench.programs.ashlar()?)
-            .args(["key", "generate", "--no-password"])
-            .arg(&secret))?;
-        Ok((secret, self.bench.place.join(format!("{name}.pub"))))
+        let public = keys::generate(&secret)?;
+        Ok((secret, public))
     }
 
     /// A new key whose public part the initramfs knows; returns the path of the secret one.
@@ -316,7 +318,7 @@ impl<'a> Scene<'a> {
             fs::write(self.data.join("etc/ashlar/keys").join(name), key)
                 .doing("cannot write a key")?;
         }
-        for module in ["fuse", "overlay"] {
+        for module in self.modules {
             if let Some(path) = self.kernel.module_path(module)? {
                 let below = path.strip_prefix(&self.kernel.modules).unwrap_or(&path);
                 let copy = self.data.join("lib/modules").join(&self.kernel.release).join(below);
@@ -338,9 +340,9 @@ impl<'a> Scene<'a> {
             archive.file(&format!("etc/ashlar/keys/{name}"), 0o644, key);
         }
         for (path, content) in &self.more {
-            archive.file(path, 0o644, content);
+            archive.file(path, 0o755, content);
         }
-        for module in ["fuse", "overlay"] {
+        for module in self.modules {
             if let Some(bytes) = self.kernel.module(module)? {
                 archive.file(&format!("modules/{module}.ko"), 0o644, &bytes);
             }

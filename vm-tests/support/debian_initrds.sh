@@ -6,27 +6,42 @@
 # usage: INITRDS=$(vm-tests/support/debian_initrds.sh PROGRAM [OPTION...])
 #
 # PROGRAM is the static program (`cargo boot-binary`), OPTIONs are those of `ashlar boot install`, for example --key FILE.
-# They stay until program, options or this script change.
+# They stay until program, options, keys or this script change. Where there can be no tree, the exit status is 77.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 program=$(realpath "${1:?usage: debian_initrds.sh PROGRAM [OPTION...]}")
 shift
-tree=$("$here/debian_vm_tree.sh")
+if ! tree=$("$here/debian_vm_tree.sh"); then
+    echo "debian_initrds: there is no tree, see above" >&2
+    exit 77
+fi
 initrds=$tree.initrds
 log=$tree.initrds.log
 
-recipe=$({ echo "$@"; cat "$tree.recipe" "$program" "$0"; } | sha256sum | cut -d' ' -f1)
+# Of a key it is the content that counts: its name stays.
+keys=()
+before=
+for word; do
+    case $word in
+    --key=*) keys+=("${word#--key=}") ;;
+    *) [[ $before != --key ]] || keys+=("$word") ;;
+    esac
+    before=$word
+done
+recipe=$({ echo "$@"; cat "$tree.recipe" "$program" "$0" "${keys[@]}"; } | sha256sum | cut -d' ' -f1)
 if [[ $(cat "$initrds/recipe" 2>/dev/null) == "$recipe" ]]; then
     echo "$initrds"
     exit
 fi
 if [[ $EUID -ne 0 ]]; then
     echo "debian_initrds: must be root: it works in the tree by chroot" >&2
-    exit 1
+    exit 77
 fi
 rm -rf "$initrds" "$initrds.new"
 mkdir -p "$initrds.new"
+# All of it, keys too, so that nothing is left that is carried no more.
+"$program" boot uninstall --root "$tree" >&2 || echo "debian_initrds: what was there stays" >&2
 "$program" boot install --root "$tree" --binary "$program" --initramfs-tools --dracut --systemd "$@" >&2
 
 # in_tree COMMAND...: with a /proc of its own, which goes away with its mount namespace

@@ -30,7 +30,7 @@ pub(crate) const CASES: &[Case] = &[Case {
 }];
 
 /// How many times each is measured, unless `ASHLAR_COMPARE_ROUNDS` says otherwise.
-const ROUNDS: usize = 5;
+const ROUNDS: u32 = 5;
 /// The goal: how long systemd may take until it is done, measured by what [`BASE`] takes.
 const GOAL: f64 = 0.95;
 /// Whose figures are 1.
@@ -59,10 +59,7 @@ const CONTESTANTS: &[Contestant] = &[
 ];
 
 fn compare(bench: &Bench<'_>) -> Result<()> {
-    let rounds = match std::env::var("ASHLAR_COMPARE_ROUNDS") {
-        Ok(text) => text.parse().doing("cannot read ASHLAR_COMPARE_ROUNDS")?,
-        Err(_) => ROUNDS,
-    };
+    let rounds = crate::bench::rounds("ASHLAR_COMPARE_ROUNDS", ROUNDS)?;
     let only = std::env::var("ASHLAR_COMPARE_ONLY").ok();
     let chosen = |contestant: &&Contestant| {
         only.as_ref().is_none_or(|only| only.split(',').any(|name| name == contestant.name))

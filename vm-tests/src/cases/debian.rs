@@ -44,13 +44,13 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "debian-poweroff",
-        asks: "does poweroff end, idle and in a storm, $ASHLAR_VM_ROUNDS times each (2)?",
+        asks: "does poweroff end, idle and in a storm, $ASHLAR_VM_ROUNDS times each (3)?",
         quick: false,
         run: |bench| storm::ends(bench, "poweroff"),
     },
     Case {
         name: "debian-reboot",
-        asks: "does reboot end, idle and in a storm, $ASHLAR_VM_ROUNDS times each (2)?",
+        asks: "does reboot end, idle and in a storm, $ASHLAR_VM_ROUNDS times each (3)?",
         quick: false,
         run: |bench| storm::ends(bench, "reboot"),
     },

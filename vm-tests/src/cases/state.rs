@@ -42,6 +42,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case("state-reset", "does the machine forget when it is told to?", places::reset),
     case("state-config", "does a file on the data partition say what is kept?", places::config),
+    case("state-hook", "may a program in the initramfs say what is kept?", places::hook),
     case(
         "state-extension",
         "do further images belong to the root, if they may?",
@@ -49,6 +50,11 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case("state-full-disk", "does it boot when the data partition is full?", degraded::full),
     case("state-read-only-disk", "does it boot when nothing can be written?", degraded::read_only),
+    case(
+        "state-no-overlayfs",
+        "does it boot, and lose nothing, when the kernel has no overlayfs?",
+        degraded::no_overlayfs,
+    ),
     case("state-cut-seed", "is /var whole after a power cut while it was filled?", cuts::seed),
     case("state-cut-merge", "is /etc whole after a power cut while it was merged?", cuts::merge),
     case(

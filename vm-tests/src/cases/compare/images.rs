@@ -10,11 +10,9 @@ use crate::bench::Bench;
 use crate::disk::directories;
 use crate::initramfs::Initramfs;
 use crate::kernel::Kernel;
-use crate::outcome::{Doing, Result, Stop, failed, run, skipped};
+use crate::keys;
+use crate::outcome::{Doing, Result, SKIPPED, Stop, failed, run, skipped};
 use crate::programs::Programs;
-
-/// What the script says when it cannot work here.
-const SKIPPED: i32 = 77;
 
 /// Everything that machines are made of.
 #[derive(Debug)]
@@ -49,7 +47,7 @@ impl Images {
         let expected: Vec<_> =
             expected.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
 
-        let ashlar = own_image(bench, &place)?;
+        let ashlar = own_image(&place)?;
         let initramfs = bench.place.join("initramfs.cpio");
         pack(bench, &place)?.write(&initramfs)?;
         Ok(Images { place, kernel, initramfs, ashlar, expected })
@@ -87,7 +85,7 @@ fn script(bench: &Bench<'_>) -> Result<PathBuf> {
         .output()
         .doing(format!("cannot run {}", script.display()))?;
     let said = String::from_utf8_lossy(&output.stdout);
-    if output.status.code() == Some(SKIPPED) {
+    if output.status.code() == Some(i32::from(SKIPPED)) {
         return skipped("the images cannot be made here, see above");
     }
     match said.lines().last() {
@@ -97,7 +95,7 @@ fn script(bench: &Bench<'_>) -> Result<PathBuf> {
 }
 
 /// Ashlar's image, signed; made anew when the tree or the builder is another one.
-fn own_image(bench: &Bench<'_>, place: &Path) -> Result<PathBuf> {
+fn own_image(place: &Path) -> Result<PathBuf> {
     let (image, secret) = (place.join("ashlar.img"), place.join("maker"));
     let level = std::env::var("ASHLAR_COMPARE_LEVEL").map(|level| format!("zstd,{level}"));
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(place);
@@ -112,9 +110,7 @@ fn own_image(bench: &Bench<'_>, place: &Path) -> Result<PathBuf> {
     for old in [&made, &image, &secret, &secret.with_extension("pub")] {
         drop(fs::remove_file(old));
     }
-    run(Command::new(bench.programs.ashlar()?)
-        .args(["key", "generate", "--no-password"])
-        .arg(&secret))?;
+    keys::generate(&secret)?;
     let mut words: Vec<OsString> = vec!["mkimage".into(), "--quiet".into(), "--sign-key".into()];
     words.push(secret.into_os_string());
     if let Ok(level) = level {

@@ -12,8 +12,9 @@ use ashlarfs::format::index::BlockIndex;
 use crate::bench::Bench;
 use crate::disk;
 use crate::kernel::Kernel;
+use crate::keys;
 use crate::noise::noise;
-use crate::outcome::{Doing, Result, Stop, failed, run, skipped};
+use crate::outcome::{Doing, Result, Stop, failed, run, run_or_skip, skipped};
 use crate::qemu::{Console, Machine, Writes};
 
 /// When a Debian is ended by force: many times what it takes, as nobody knows how busy this machine is.
@@ -58,17 +59,19 @@ impl<'a> Debian<'a> {
         let secret_key = place.join("maker");
         let public_key = place.join("maker.pub");
         if !public_key.exists() {
-            run(Command::new(ashlar).args(["key", "generate", "--no-password"]).arg(&secret_key))?;
+            keys::generate(&secret_key)?;
         }
 
         let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("support");
-        let made = run(Command::new(support.join("debian_initrds.sh"))
-            .env("ASHLAR_TEST_CACHE", bench.cache.parent().unwrap_or(bench.cache))
-            .arg(ashlar)
-            .arg("--key")
-            .arg(&public_key))
+        let made = run_or_skip(
+            Command::new(support.join("debian_initrds.sh"))
+                .env("ASHLAR_TEST_CACHE", bench.cache.parent().unwrap_or(bench.cache))
+                .arg(ashlar)
+                .arg("--key")
+                .arg(&public_key),
+        )
         .map_err(|stop| match stop {
-            Stop::Failed(why) => Stop::Skipped(format!("no Debian: {why}")),
+            Stop::Skipped(why) => Stop::Skipped(format!("no Debian: {why}")),
             stop => stop,
         })?;
         let initrds = PathBuf::from(made.trim());
@@ -149,9 +152,11 @@ impl<'a> Debian<'a> {
 fn make_image(support: &Path, tree: &Path, image: &Path, secret_key: &Path) -> Result<Digest> {
     let script = support.join("debian_case_tree.sh");
     let guest = support.with_file_name("guest").join("debian");
+    // This program is the builder, too.
+    let builder = std::env::current_exe().doing("cannot find this program")?;
     let recipe = run(Command::new("sh")
-        .args(["-c", r#"cat "$0" "$@"/* | sha256sum"#])
-        .args([&script, &guest]))?;
+        .args(["-c", r#"cat "$0" "$1" "$2"/* | sha256sum"#])
+        .args([&script, &builder, &guest]))?;
     let initrds = tree.with_extension("initrds").join("recipe");
     let initrds = fs::read_to_string(&initrds).doing("cannot read the recipe of the initrds")?;
     let recipe = format!("{} {}", recipe.trim(), initrds.trim());
@@ -276,7 +281,7 @@ fn shutdown(console: &Console, ending: &str) -> Result<u64> {
 }
 
 /// The number behind `key` in the line that the guest began with `begin`.
-fn number(console: &Console, begin: &str, key: &str) -> Result<u64> {
+pub(super) fn number(console: &Console, begin: &str, key: &str) -> Result<u64> {
     let begin = format!("{}{begin}", crate::qemu::SPOKEN);
     let line = console.text.lines().find_map(|line| line.find(&begin).map(|at| &line[at..]));
     let number = line

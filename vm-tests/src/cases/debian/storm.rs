@@ -1,26 +1,25 @@
 //! Does it stop, whatever goes on? Idle, and while many processes read, start programs and make the kernel forget.
 
-use super::machine::{By, Debian};
+use super::machine::{By, Debian, number};
 use crate::bench::Bench;
-use crate::outcome::{Doing, Result};
+use crate::outcome::Result;
 
-/// How many times each, where nothing else is said.
-const ROUNDS: u32 = 2;
+/// How many times each, where nothing else is said: once with each kernel.
+const ROUNDS: u32 = 3;
+/// How many processes there are at least in a storm: those that `guest/debian/storm` lets rage, and the one that waits.
+const PROCESSES_MIN: u64 = 9;
 const KERNELS: [&str; 3] = ["6.12", "7", "6.1"];
 
 /// Boots and stops by `how`, `poweroff` or `reboot`; every time the data partition must have been left clean.
 pub(super) fn ends(bench: &Bench<'_>, how: &str) -> Result<()> {
-    let rounds = match std::env::var("ASHLAR_VM_ROUNDS") {
-        Ok(rounds) => rounds.parse().doing("ASHLAR_VM_ROUNDS is no number")?,
-        Err(_) => ROUNDS,
-    };
+    let rounds = crate::bench::rounds("ASHLAR_VM_ROUNDS", ROUNDS)?;
     let debian = Debian::get(bench)?;
     for (what, words) in [("idle", ""), ("storm", "vm.run=storm")] {
         let mut took = Vec::new();
-        for (number, kernel) in KERNELS.iter().enumerate() {
-            let number = u32::try_from(number).unwrap_or_default();
+        for (nth, kernel) in KERNELS.iter().enumerate() {
+            let nth = u32::try_from(nth).unwrap_or_default();
             // The kernels take turns.
-            let times = rounds.saturating_add(2).saturating_sub(number) / 3;
+            let times = rounds.saturating_add(2).saturating_sub(nth) / 3;
             if times == 0 {
                 continue;
             }
@@ -29,7 +28,12 @@ pub(super) fn ends(bench: &Bench<'_>, how: &str) -> Result<()> {
             for _ in 0..times {
                 let boot = machine.boot(&format!("rw vm.end={how} {words}"))?;
                 if what == "storm" {
-                    boot.console.says(&["storm ", "processes"])?;
+                    let raging = number(&boot.console, "storm ", "storm ")?;
+                    if raging < PROCESSES_MIN {
+                        return boot.console.fail(format!(
+                            "the storm is one of {raging} processes, not of {PROCESSES_MIN} at least"
+                        ));
+                    }
                 }
                 took.push(boot.shutdown_ms);
             }

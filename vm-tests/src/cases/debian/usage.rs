@@ -31,8 +31,16 @@ pub(super) fn corrupt(bench: &Bench<'_>) -> Result<()> {
     let console = machine.boot(&format!("rw vm.run=read-files:{VICTIM}:/usr/bin/gcc"))?.console;
     console.says(&[SPOKEN, &format!("read {VICTIM}: cat: "), "Input/output error"])?;
     console.spoke("read /usr/bin/gcc: whole")?;
-    console.says(&[SPOKEN, "journal ", &format!("block {block}"), VICTIM])?;
-    Ok(())
+    let read = "journal read of inode ";
+    let damage = spoken(&console, read).find(|line| line.contains(&format!("block {block} ")));
+    let inode = damage.and_then(|line| line.split_once(read)?.1.split_once(':'));
+    match inode {
+        Some((inode, _)) => {
+            console.spoke(&format!("journal inode {inode} is {VICTIM}"))?;
+            Ok(())
+        }
+        None => console.fail(format!("the journal does not tell of block {block}")),
+    }
 }
 
 fn spoken<'a>(console: &'a Console, words: &str) -> impl Iterator<Item = &'a str> {

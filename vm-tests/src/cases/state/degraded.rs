@@ -49,19 +49,25 @@ pub(super) fn full(bench: &Bench<'_>) -> Result<()> {
         is one cat /var/lib/version
         write kept /var/lib/note
         write kept /etc/note
+        write local /etc/hostname
         write kept /root/note
         sound
         no dd if=/dev/zero of=/var/filler bs=1M
         no dd if=/dev/zero of=/var/filler2 bs=1k
         ",
     )?;
-    // Full, and a new image comes: what was kept is there, what has to be made anew is not.
+    // Full, and a new image comes: what was kept is there, what has to be made anew is in memory.
     machine.boot(
         &format!("ashlar=two {EVERYTHING} ashlar.overlay=persistent"),
         r"
         is two cat /usr/version
         is kept cat /var/lib/note
         is kept cat /root/note
+        is two cat /etc/version
+        is kept cat /etc/note
+        is local cat /etc/hostname
+        write gone /etc/new
+        gone $data/state/etc.*.tmp
         degraded /etc:
         ashlar boot reset
         ",
@@ -70,7 +76,8 @@ pub(super) fn full(bench: &Bench<'_>) -> Result<()> {
     machine.boot(
         &format!("ashlar=two {EVERYTHING} ashlar.overlay=persistent"),
         r"
-        gone /var/lib/note /root/note /etc/note /var/filler
+        gone /var/lib/note /root/note /etc/note /etc/new /var/filler
+        is image cat /etc/hostname
         is two cat /var/lib/version
         write kept /new
         sound
@@ -87,7 +94,16 @@ pub(super) fn read_only(bench: &Bench<'_>) -> Result<()> {
         r"
         write kept /var/lib/note
         write kept /etc/note
+        write local /etc/hostname
         write kept /root/note
+        sound
+        ",
+    )?;
+    machine.boot(
+        &format!("ashlar=one {EVERYTHING} ashlar.overlay=persistent vm.data=ro"),
+        r"
+        write kept /kept
+        is local cat /etc/hostname
         sound
         ",
     )?;
@@ -103,21 +119,34 @@ pub(super) fn read_only(bench: &Bench<'_>) -> Result<()> {
         sound
         ",
     )?;
-    machine.scene.writes = Writes::Refused;
-    machine.boot(
-        &format!("ashlar=two {EVERYTHING} ashlar.overlay=persistent vm.data=ro"),
-        r"
-        is two cat /usr/version
+    // What was kept is there; what becomes of it is in memory, and gone at the next boot.
+    let kept = r"
+        is kept cat /kept
+        is kept cat /var/lib/note
+        is kept cat /etc/note
+        is local cat /etc/hostname
+        gone /new /var/lib/new /etc/new
         write gone /new
+        write gone /kept && is gone cat /kept
         write gone /var/lib/new
+        write gone /var/lib/note && is gone cat /var/lib/note
         write gone /etc/new
+        write gone /etc/hostname && is gone cat /etc/hostname
+        erofs touch $data/new
         degraded 'the data partition'
-        degraded 'the overlay of / is in memory'
+        degraded 'the overlay of /'
         degraded /var:
         degraded /etc:
         degraded /root:
         no ashlar boot disable
-        ",
+        ";
+    machine.scene.writes = Writes::Refused;
+    let words = format!("{EVERYTHING} ashlar.overlay=persistent vm.data=ro");
+    machine.boot(&format!("ashlar=one {words}"), &format!("is one cat /etc/version\n{kept}"))?;
+    // For an image that is new here, /etc is merged in memory.
+    machine.boot(
+        &format!("ashlar=two {words}"),
+        &format!("is two cat /usr/version\nis two cat /etc/version\n{kept}"),
     )?;
     machine.scene.writes = Writes::Kept;
     machine.boot(
@@ -125,8 +154,43 @@ pub(super) fn read_only(bench: &Bench<'_>) -> Result<()> {
         r"
         is kept cat /var/lib/note
         is kept cat /etc/note
+        is local cat /etc/hostname
         is kept cat /root/note
-        gone /var/lib/new
+        gone /var/lib/new /etc/new
+        sound
+        ",
+    )?;
+    Ok(())
+}
+
+pub(super) fn no_overlayfs(bench: &Bench<'_>) -> Result<()> {
+    let mut machine = Machine::with_two(bench)?;
+    let words = "ashlar.overlay=persistent-move ashlar.etc=merge";
+    machine.boot(&format!("ashlar=one {words}"), "write first /root/note\nsound")?;
+    machine.boot(&format!("ashlar=one {words}"), "write second /root/note\nsound")?;
+    let modules = machine.scene.modules;
+    machine.scene.modules = &["fuse"];
+    for _ in 0..2 {
+        machine.boot(
+            &format!("ashlar=one {words}"),
+            r"
+            degraded 'nothing lies over /'
+            warned 'overlayfs'
+            erofs touch /root/new
+            is second cat $data/state/overlay/@root/upper/root/note
+            is first cat $data/state/overlay/@root.bak/upper/root/note
+            write local /etc/hostname
+            write note /var/lib/note
+            ",
+        )?;
+    }
+    machine.scene.modules = modules;
+    machine.boot(
+        &format!("ashlar=one {words}"),
+        r"
+        gone /root/note
+        is second cat $data/state/overlay/@root.bak/upper/root/note
+        is local cat /etc/hostname
         sound
         ",
     )?;

@@ -23,6 +23,8 @@ pub(super) struct Machine<'a> {
     pub scene: Scene<'a>,
     /// The case's place of work.
     pub bench: &'a Bench<'a>,
+    /// The program in the initramfs that decides over the modes.
+    pub hook: Option<&'static [u8]>,
     secret: PathBuf,
 }
 
@@ -34,7 +36,7 @@ impl<'a> Machine<'a> {
             fs::remove_dir(scene.data.join(name)).doing("cannot remove a directory")?;
         }
         let secret = scene.trust("maker")?;
-        Ok(Machine { scene, bench, secret })
+        Ok(Machine { scene, bench, hook: None, secret })
     }
 
     /// The machine of most cases: the images `one` and `two`.
@@ -89,7 +91,9 @@ impl<'a> Machine<'a> {
 
     fn script(&mut self, script: &str) {
         let lines: Vec<&str> = script.lines().map(str::trim_start).collect();
-        self.scene.more = vec![("script".to_owned(), (lines.join("\n") + "\n").into_bytes())];
+        let script = ("script".to_owned(), (lines.join("\n") + "\n").into_bytes());
+        let hook = self.hook.map(|hook| ("etc/ashlar/mode-hook".to_owned(), hook.to_vec()));
+        self.scene.more = [script].into_iter().chain(hook).collect();
     }
 
     /// Puts the disk aside as it is, or back.

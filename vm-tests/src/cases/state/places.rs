@@ -144,6 +144,21 @@ pub(super) fn overlay(bench: &Bench<'_>) -> Result<()> {
         is two cat /opt/tool/share/data
         is own cat /opt/own/file
         is image cat /opt/brought/file
+        is mine cat /opt/brought/mine
+        sound
+        ",
+    )?;
+    // Back again: the image wins as before, and what it does not have is still there.
+    machine.boot(
+        &format!("ashlar=one {words}"),
+        r"
+        is one cat /opt/tool/version
+        is removed cat /opt/tool/removed
+        is one cat /opt/tool/share/data
+        is own cat /opt/tool/share/own
+        is own cat /opt/own/file
+        is mine cat /opt/brought/mine
+        gone /opt/brought/file
         sound
         ",
     )?;
@@ -225,5 +240,53 @@ pub(super) fn config(bench: &Bench<'_>) -> Result<()> {
     )?;
     machine
         .boot("ashlar=one ashlar.config=no", "ashlar boot status | grep -qx '/etc  *ro'\nsound")?;
+    Ok(())
+}
+
+pub(super) fn hook(bench: &Bench<'_>) -> Result<()> {
+    let mut machine = Machine::new(bench)?;
+    machine.image("one", 1, |_| Ok(()))?;
+    machine.hook = Some(include_bytes!("../../../guest/mode-hook.sh"));
+    let config = "overlay = \"persistent\"\netc = \"transient\"\n";
+    fs::write(machine.scene.data.join("ashlar.toml"), config).doing("cannot write a file")?;
+    machine.boot(
+        "ashlar=one vm.button=up",
+        r"
+        ashlar boot status | grep -qx 'overlay  *persistent'
+        sound
+        ",
+    )?;
+    // It is believed more than the data partition, and the command line more than it.
+    machine.boot(
+        "ashlar=one vm.button=down",
+        r"
+        ashlar boot status | grep -qx 'overlay  *tmpfs'
+        ashlar boot status | grep -qx '/etc  *transient'
+        ashlar boot status | grep -qx 'bound paths  */root'
+        write note /root/note
+        sound
+        ",
+    )?;
+    machine.boot(
+        "ashlar=one vm.button=down ashlar.overlay=no",
+        r"
+        ashlar boot status | grep -qx 'overlay  *no'
+        is note cat /root/note
+        sound
+        ",
+    )?;
+    // Nothing of what it said counts when it fails, and nobody waits for ever.
+    for (button, why) in [("broken", "exit status: 3"), ("stuck", "it was not done after 10 s")] {
+        machine.boot(
+            &format!("ashlar=one vm.button={button}"),
+            &format!(
+                r"
+                warned 'mode-hook is ignored: {why}'
+                ashlar boot status | grep -qx 'overlay  *persistent'
+                gone /root/note
+                "
+            ),
+        )?;
+    }
     Ok(())
 }
