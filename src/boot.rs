@@ -18,6 +18,7 @@ pub mod mounts;
 pub mod needs;
 mod places;
 pub mod report;
+mod resume;
 pub mod server;
 pub mod start;
 pub mod trampoline;

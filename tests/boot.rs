@@ -125,6 +125,20 @@ fn the_root_is_read_only_and_var_is_kept() {
 }
 
 #[test]
+fn whoever_stops_the_server_does_not_stop_the_root() {
+    alone("whoever_stops_the_server_does_not_stop_the_root", || {
+        let image = Image::build(&[], fill);
+        let machine = Machine::new(&[("root.img", &image)]);
+        let said = machine.runs(
+            "setup ashlar=?root.img 2>$place/err\n\
+             for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in @ashlar*) server=${p#/proc/};; esac; done\n\
+             for n in 1 2 3 4 5 6 7 8 9; do kill -STOP $server; echo 3 >/proc/sys/vm/drop_caches; timeout 10 cat $root/bin/sh | wc -c; done\n",
+        );
+        assert_eq!(said, "300000\n".repeat(9));
+    });
+}
+
+#[test]
 fn without_a_word_to_us_nothing_happens() {
     alone("without_a_word_to_us_nothing_happens", || {
         let image = Image::build(&[], fill);

@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
 use super::choose::open_as;
-use super::{Failed, hygiene, needs};
+use super::{Failed, hygiene, needs, resume};
 use crate::format::digest::Digest;
 use crate::format::index::InodeIndex;
 use crate::fuse::mount::Settings;
@@ -101,6 +101,13 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
         .device;
     for fault in hygiene::faults(device) {
         tracing::warn!("the server is not as it must be: {fault}");
+    }
+    if !is_open(&args.without, "resume")
+        && let Err(err) = resume::watch()
+    {
+        tracing::warn!(
+            "the server is not as it must be: whoever stops it stops it for good: {err}"
+        );
     }
     let is_shut_in = !is_open(&args.without, "chroot");
     hygiene::last(Some(args.empty.as_path()).filter(|_| is_shut_in))?;

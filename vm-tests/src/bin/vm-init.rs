@@ -125,7 +125,9 @@ fn step(name: &str) -> Outcome {
     match name.split_once(':').unwrap_or((name, "")) {
         // Reads files that nobody has read, so that the server must answer.
         ("fresh", first) => fresh(first.parse().unwrap_or(0)),
-        ("spree", _) => spree(),
+        ("spree", _) => spree(false),
+        // The same, and the kernel forgets every name and page that it can.
+        ("amnesia", _) => spree(true),
         ("terminate", _) => terminate(),
         ("force", _) => force_umount(),
         ("readonly", _) => remount_read_only(),
@@ -148,14 +150,25 @@ fn fresh(first: u64) -> Outcome {
 }
 
 /// Stops everybody, looks at everybody, and lets them go on: `broadcast_signal` of systemd.
-fn spree() -> Outcome {
+fn spree(with_amnesia: bool) -> Outcome {
     // Any machine that shuts down has listed its root long before: answers that hold for a second hold no more.
     let before = list("/")?;
     thread::sleep(Duration::from_secs(2));
     signal_all(Signal::STOP)?;
-    let looked = look_around(&before);
+    let looked = if with_amnesia { look_around_forgetful(&before) } else { look_around(&before) };
     signal_all(Signal::CONT)?;
     looked
+}
+
+/// What systemd 252 looks for at this point (`in_initrd`), and anything else that nobody remembers.
+fn look_around_forgetful(root_before: &[String]) -> Outcome {
+    doing("drop_caches", fs::write("/proc/sys/vm/drop_caches", "3"))?;
+    match fs::metadata("/etc/initrd-release") {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        found => return Err(format!("/etc/initrd-release: {found:?}")),
+    }
+    fresh(20)?;
+    look_around(root_before)
 }
 
 fn look_around(root_before: &[String]) -> Outcome {

@@ -54,15 +54,26 @@ const STILL: Duration = Duration::from_secs(12);
 fn kill_spree(bench: &Bench<'_>, kernel: &str) -> Result<()> {
     let mut scene = Scene::with_root(bench, kernel, Init::Steps)?;
     for overlay in ["no", "tmpfs"] {
-        let steps = "vm.steps=daemon,fresh:0,spree,fresh:4,terminate,daemon,fresh:8,force,fresh:12,readonly,fresh:16";
+        let steps = "vm.steps=daemon,fresh:0,spree,fresh:4,amnesia,terminate,daemon,fresh:8,force,fresh:12,readonly,\
+                     fresh:16";
         let console = scene.boot(&format!("ashlar=root.img ashlar.overlay={overlay} {steps}"))?;
         console.ended_well()?.spoke(&format!("ok {}", bench.name))?;
         scene.check_disk()?;
     }
-    // Names that expire after a second are asked for again, and the one who would answer is stopped.
     bench.programs.uncured_ashlar()?.clone_into(&mut scene.ashlar);
-    let words = "ashlar=root.img ashlar.without=ttl vm.steps=fresh:0,spree,fresh:4";
-    scene.boot_until(words, Some(("step spree", STILL)))?.hung()?;
+    // Names that expire after a second are asked for again, and the one who would answer is stopped. So it is when they
+    // were forgotten.
+    for (without, step) in [("ttl,resume", "spree"), ("resume", "amnesia")] {
+        let words =
+            format!("ashlar=root.img ashlar.without={without} vm.steps=fresh:0,{step},fresh:4");
+        scene.boot_until(&words, Some((&format!("step {step}"), STILL)))?.hung()?;
+    }
+    // Each is a cure of the former by itself.
+    for without in ["ttl", "resume"] {
+        let words =
+            format!("ashlar=root.img ashlar.without={without} vm.steps=fresh:0,spree,fresh:4");
+        scene.boot(&words)?.ended_well()?.spoke(&format!("ok {}", bench.name))?;
+    }
     Ok(())
 }
 
