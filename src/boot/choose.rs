@@ -55,6 +55,7 @@ pub enum Voucher {
     /// A signature.
     Key,
     /// Nobody.
+    #[serde(rename = "nothing")]
     Nobody,
 }
 
@@ -64,7 +65,7 @@ impl Voucher {
         match self {
             Voucher::RootDigest => "root-digest",
             Voucher::Key => "key",
-            Voucher::Nobody => "none",
+            Voucher::Nobody => "nothing",
         }
     }
 }

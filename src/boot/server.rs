@@ -87,7 +87,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
         anchor: match args.voucher.as_str() {
             "root-digest" => "root-digest",
             "key" => "key",
-            _ => "none",
+            _ => "nothing",
         },
     };
     let null = File::options()
