@@ -326,6 +326,11 @@ fn state_goes_where_it_was_told_to() {
             "setup 'ashlar=?root.img ashlar.extension=tools'\ncat $root/opt/extra/x $root/which\nrefused touch $root/new\n",
         );
         assert_eq!(merged, "extra\nfirst\n");
+        // Named twice, it is served once.
+        let twice = machine.runs(
+            "setup 'ashlar=?root.img ashlar.extension=tools,tools'\ncat $root/opt/extra/x\ngrep -c ' /run/initramfs/ashlar/extension/tools ' /proc/mounts\n",
+        );
+        assert_eq!(twice, "extra\n1\n");
         let over = machine.runs(
             "setup 'ashlar=?root.img ashlar.extension-override=tools ashlar.overlay=persistent'\n\
              cat $root/opt/extra/x $root/which\necho x >$root/x\ncat $data/state/overlay/@root/upper/x\n",

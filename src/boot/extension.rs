@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use rustix::mount::UnmountFlags;
-
 use super::choose::{self, Candidate, Chosen, Voucher};
 use super::config::Modes;
+use super::workspace::unmount;
 use super::{Failed, Site, layers};
 use crate::error::Error;
 use crate::format::digest::Digest;
@@ -52,19 +51,23 @@ pub(super) fn serve_all(
     let mut seen = BTreeSet::new();
     let mut serve_each = |names: &mut Vec<String>| {
         let mut paths = Vec::new();
-        names.retain(|name| match serve(name, root, pins, site) {
+        names.retain(|name| {
             // overlayfs takes nothing twice, and where it is found first is where it counts.
-            _ if !seen.insert(name.clone()) => false,
-            Ok((path, voucher)) => {
-                paths.push(path);
-                if voucher == Voucher::Nobody {
-                    degraded.push(format!("extension `{name}` is not authenticated"));
-                }
-                true
+            if !seen.insert(name.clone()) {
+                return false;
             }
-            Err(failed) => {
-                degraded.push(format!("extension `{name}` is left out: {failed}"));
-                false
+            match serve(name, root, pins, site) {
+                Ok((path, voucher)) => {
+                    paths.push(path);
+                    if voucher == Voucher::Nobody {
+                        degraded.push(format!("extension `{name}` is not authenticated"));
+                    }
+                    true
+                }
+                Err(failed) => {
+                    degraded.push(format!("extension `{name}` is left out: {failed}"));
+                    false
+                }
             }
         });
         paths
@@ -94,11 +97,8 @@ fn serve(
     let chosen = choose::open(&Candidate { path, pinned }, site.args, site.keys)?;
     fits(&chosen.tree, &root.tree)?;
     let at = site.workspace.place("extension", name)?;
-    layers::serve(&chosen, &at, None, site).inspect_err(|_| {
-        // A server that was killed leaves a mount that answers nothing.
-        rustix::mount::unmount(&at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
-            .unwrap_or_default();
-    })?;
+    // A server that was killed leaves a mount that answers nothing.
+    layers::serve(&chosen, &at, None, site).inspect_err(|_| unmount(&at))?;
     Ok((at, chosen.voucher))
 }
 
