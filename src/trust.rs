@@ -69,13 +69,14 @@ pub(crate) fn key_id(keynum: &[u8]) -> String {
     format!("{id:016X}")
 }
 
-/// Key id and trusted comment of a minisign signature, nothing of which is checked; `None` when it is none.
+/// Key id and trusted comment of a minisign signature, nothing of which is checked, or why it is none.
 #[cfg(feature = "cli")]
-pub(crate) fn describe_signature(text: &str) -> Option<(String, String)> {
-    let signature = Signature::decode(text).ok()?;
+pub(crate) fn describe_signature(text: &str) -> Result<(String, String), String> {
+    let signature = Signature::decode(text).map_err(|err| err.to_string())?;
     // Two bytes say the algorithm, eight the key.
-    let raw = key_file_bytes(text)?;
-    Some((key_id(raw.get(2..10)?), signature.trusted_comment().to_owned()))
+    let raw = key_file_bytes(text).unwrap_or_default();
+    let id = raw.get(2..10).ok_or("it names no key")?;
+    Ok((key_id(id), signature.trusted_comment().to_owned()))
 }
 
 /// Reads a detached signature file.

@@ -134,7 +134,7 @@ fn read_table(tree: &Tree) -> Result<Table> {
 /// Key id and trusted comment of a signature; the comment is not checked here.
 fn describe(signature: &[u8]) -> (String, String) {
     let text = String::from_utf8_lossy(signature);
-    trust::describe_signature(&text).unwrap_or_else(|| ("unreadable".to_owned(), String::new()))
+    trust::describe_signature(&text).unwrap_or_else(|why| ("unreadable".to_owned(), why))
 }
 
 fn to_text(tree: &Tree, table: &Table, signatures: &[Vec<u8>]) -> String {
