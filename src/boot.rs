@@ -153,15 +153,20 @@ pub struct Site<'a> {
 /// The same, when there is a place for everything. What is mounted in it is the caller's to take away.
 fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result<Report, Failed> {
     let data = Data::take(&setup.newroot, workspace.data())?;
+    let was_read_only = data::is_read_only(&data.path);
     let keys = Keys::collect(Path::new(KEYS), &args.keys);
     let unusable = reset_if_asked(args, &data).err();
     let init = setup.init.as_deref().or(args.init.as_deref()).unwrap_or(needs::INIT);
     let site =
         Site { init, args, workspace, data: &data, keys: &keys, unusable: unusable.as_ref() };
     let booted = boot_one_of(&site, &setup.newroot);
-    if booted.is_err() {
-        // As it was found.
-        data.restore();
+    // As it was found.
+    if booted.is_err()
+        && was_read_only
+        && !data::is_read_only(&data.path)
+        && let Err(failed) = data.make_read_only()
+    {
+        tracing::warn!("{failed}");
     }
     booted
 }

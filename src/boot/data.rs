@@ -29,8 +29,6 @@ pub struct Data {
     pub source: PathBuf,
     /// Its device number, major and minor.
     pub device: (u32, u32),
-    /// Whether it was read-only when it was found.
-    was_read_only: bool,
 }
 
 impl Data {
@@ -51,8 +49,7 @@ impl Data {
         } else {
             device_path(device).unwrap_or(mount.source)
         };
-        let was_read_only = is_read_only(&path);
-        Ok(Data { path, source, device, was_read_only })
+        Ok(Data { path, source, device })
     }
 
     /// The one of a running system, which is mounted at `path`.
@@ -61,8 +58,7 @@ impl Data {
             Failed::new(format!("the data partition is not mounted at {}", path.display()))
         })?;
         let device = (mount.device.0, mount.device.1);
-        let was_read_only = is_read_only(&path);
-        Ok(Data { path, source: mount.source, device, was_read_only })
+        Ok(Data { path, source: mount.source, device })
     }
 
     /// A path on it.
@@ -78,16 +74,6 @@ impl Data {
     /// Forbids that it be written to.
     pub fn make_read_only(&self) -> Result<(), Failed> {
         self.remount(true)
-    }
-
-    /// Lets it be as it was found.
-    pub fn restore(&self) {
-        if self.was_read_only
-            && !is_read_only(&self.path)
-            && let Err(failed) = self.make_read_only()
-        {
-            tracing::warn!("{failed}");
-        }
     }
 
     fn remount(&self, read_only: bool) -> Result<(), Failed> {

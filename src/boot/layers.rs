@@ -145,14 +145,14 @@ fn over_root(
     degraded: &mut Vec<String>,
 ) -> Result<(), Failed> {
     // Tools look for the device of `/` by the name of what is mounted there (grub-probe does); `overlay` would be none.
-    let over = |kept: Option<&Path>| lay(lowers, kept, root, &site.data.source);
-    let in_memory = |size| over(Some(&transient(ROOT_OVERLAY, size, site)?));
+    let over = |lowers: &[PathBuf], kept: Option<&Path>| lay(lowers, kept, root, &site.data.source);
+    let in_memory = |size| over(lowers, Some(&transient(ROOT_OVERLAY, size, site)?));
     // What was kept counts all the same; what changes is gone at the next boot.
     let recalled = || {
         let upper = places::kept(site, Path::new(OVERLAYS).join(ROOT_OVERLAY).join("upper"))?;
         let memory = transient(ROOT_OVERLAY, None, site)?;
         let lowers: Vec<PathBuf> = [upper].into_iter().chain(lowers.iter().cloned()).collect();
-        lay(&lowers, Some(&memory), root, &site.data.source)
+        over(&lowers, Some(&memory))
     };
     let on_disk = || {
         places::needs_writing(may_write)?;
@@ -160,13 +160,13 @@ fn over_root(
         for below in ["upper/etc", "upper/var"] {
             places::renew_stamp(&kept.join(below), tree);
         }
-        over(Some(&kept))
+        over(lowers, Some(&kept))
     };
     match overlay {
         Overlay::No => match lowers {
             // Every extension was left out, and overlayfs wants two.
             [only] => bind(only, root),
-            _ => over(None),
+            _ => over(lowers, None),
         },
         Overlay::Tmpfs { size } => in_memory(size.as_deref()),
         _ => on_disk().or_else(|failed| {

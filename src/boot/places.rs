@@ -42,18 +42,19 @@ pub(super) fn fill(
             degraded.push(format!("{what}: {failed}"));
         }
     };
+    let places = Places { tree, root, site, may_write };
     let mut report = None;
-    note("/etc", etc(tree, modes.etc, root, site, may_write, &mut report));
+    note("/etc", places.etc(modes.etc, &mut report));
     note("/tmp", tmp(modes, root));
-    note("/var", var(tree, modes.var, root, site, may_write));
+    note("/var", places.var(modes.var));
     for path in &modes.state_overlay {
-        note(path, state_overlay(tree, path, root, site, may_write));
+        note(path, places.state_overlay(path));
     }
     // Those first that others are in.
     let mut paths: Vec<&String> = modes.bind.iter().collect();
     paths.sort();
     for path in paths {
-        note(path, bind_path(tree, path, root, site, may_write));
+        note(path, places.bind_path(path));
     }
     report
 }
@@ -72,74 +73,152 @@ pub(super) fn needs_writing(may_write: bool) -> Result<(), Failed> {
     if may_write { Ok(()) } else { Err(Failed::new("the data partition cannot be written to")) }
 }
 
-/// Makes `/etc` what it shall be. Where that fails, changes are possible all the same, and gone at the next boot.
-fn etc(
-    tree: &Tree,
-    mode: Etc,
-    root: &Path,
-    site: &Site<'_>,
+/// The root of an image, and what it is filled from.
+struct Places<'a> {
+    tree: &'a Tree,
+    root: &'a Path,
+    site: &'a Site<'a>,
     may_write: bool,
-    report: &mut Option<etc::Report>,
-) -> Result<(), Failed> {
-    let at = root.join("etc");
-    let below = Path::new(OVERLAYS).join(ETC_OVERLAY);
-    let transient = |lowers: &[PathBuf]| {
-        let memory = layers::transient(ETC_OVERLAY, None, site)?;
-        layers::lay(lowers, Some(&memory), &at, Path::new("overlay"))
-    };
-    let mut on_disk = || -> Result<(), Failed> {
-        needs_writing(may_write)?;
-        if mode == Etc::Merge {
-            let prepared = prepare_etc(tree, site)?;
-            bind(&prepared.directory, &at)?;
-            *report = Some(prepared.report);
-            return Ok(());
+}
+
+impl Places<'_> {
+    /// Makes `/etc` what it shall be. Where that fails, changes are possible all the same, and gone at the next boot.
+    fn etc(&self, mode: Etc, report: &mut Option<etc::Report>) -> Result<(), Failed> {
+        let at = self.root.join("etc");
+        let below = Path::new(OVERLAYS).join(ETC_OVERLAY);
+        let transient = |lowers: &[PathBuf]| self.lay_memory(ETC_OVERLAY, lowers, &at);
+        let mut on_disk = || -> Result<(), Failed> {
+            needs_writing(self.may_write)?;
+            if mode == Etc::Merge {
+                let prepared = self.prepare_etc()?;
+                bind(&prepared.directory, &at)?;
+                *report = Some(prepared.report);
+                return Ok(());
+            }
+            drop(state::make_directories(&self.site.data.path, &below)?);
+            renew_stamp(&self.site.data.join(&below).join("upper"), self.tree);
+            lay_over(&at, &self.site.data.join(&below))
+        };
+        let done = match mode {
+            Etc::Ro => return Ok(()),
+            Etc::Transient => return transient(std::slice::from_ref(&at)),
+            Etc::Merge | Etc::Overlay => on_disk(),
+        };
+        let Err(failed) = done else { return Ok(()) };
+        // What was kept counts all the same: passwords, the network, and who may come in by it.
+        let recalled = match mode {
+            Etc::Merge => self.recall_etc(&at).map(|recalled| *report = Some(recalled)),
+            _ => kept(self.site, below.join("upper"))
+                .and_then(|upper| transient(&[upper, at.clone()])),
+        };
+        if let Err(why) = recalled {
+            tracing::error!("/etc: {why}");
+            transient(std::slice::from_ref(&at))?;
         }
-        drop(state::make_directories(&site.data.path, &below)?);
-        renew_stamp(&site.data.join(&below).join("upper"), tree);
-        lay_over(&at, &site.data.join(&below))
-    };
-    let done = match mode {
-        Etc::Ro => return Ok(()),
-        Etc::Transient => return transient(std::slice::from_ref(&at)),
-        Etc::Merge | Etc::Overlay => on_disk(),
-    };
-    let Err(failed) = done else { return Ok(()) };
-    // What was kept counts all the same: passwords, the network, and who may come in by it.
-    let recalled = match mode {
-        Etc::Merge => recall_etc(tree, &at, site).map(|recalled| *report = Some(recalled)),
-        _ => kept(site, below.join("upper")).and_then(|upper| transient(&[upper, at.clone()])),
-    };
-    if let Err(why) = recalled {
-        tracing::error!("/etc: {why}");
-        transient(std::slice::from_ref(&at))?;
+        Err(Failed::new(format_args!("{failed}; changes are gone at the next boot")))
     }
-    Err(Failed::new(format_args!("{failed}; changes are gone at the next boot")))
+
+    /// The directory with the image's `/etc` and the changes that were made to the one before.
+    fn prepare_etc(&self) -> Result<etc::Prepared, Failed> {
+        let below = Path::new(super::data::STATE);
+        drop(state::make_directories(&self.site.data.path, below)?);
+        let prepared = etc::prepare(&self.site.data.join(below), self.tree, &mut |old| {
+            open_old(old, self.site)
+        })?;
+        warn_of(&prepared.report);
+        Ok(prepared)
+    }
+
+    /// The same in memory.
+    fn recall_etc(&self, at: &Path) -> Result<etc::Report, Failed> {
+        let state = kept(self.site, super::data::STATE)?;
+        let place = self.site.workspace.place("transient", "@merged")?;
+        mount_tmpfs(&place, "mode=755")?;
+        let report =
+            etc::prepare_elsewhere(&state, self.tree, &mut |old| open_old(old, self.site), &place)?;
+        bind(&place, at)?;
+        warn_of(&report);
+        Ok(report)
+    }
+
+    /// Makes `/var` what it shall be. Where that fails it is in memory: most programs start without their past, few without
+    /// `/var`.
+    fn var(&self, mode: Var) -> Result<(), Failed> {
+        let at = self.root.join("var");
+        let transient = || -> Result<(), Failed> {
+            mount("tmpfs", &at, "tmpfs", MountFlags::empty(), "mode=755")?;
+            seed::fill(self.tree, b"var", &at)?;
+            Ok(())
+        };
+        let recalled = || self.lay_memory("@var", &[kept(self.site, "var")?], &at);
+        let on_disk = || -> Result<(), Failed> {
+            needs_writing(self.may_write)?;
+            // Somebody made a place for it.
+            if let Err(err) = fs::remove_dir(self.site.data.join("var")) {
+                tracing::debug!("/var is not empty: {err}");
+            }
+            seed::seed(self.tree, b"var", &self.site.data.path, Path::new("var"))?;
+            let directory = self.site.data.join("var");
+            renew_stamp(&directory, self.tree);
+            bind(&directory, &at)
+        };
+        match mode {
+            Var::Ro => Ok(()),
+            Var::Transient => transient(),
+            Var::Bind => on_disk().or_else(|failed| {
+                recalled().or_else(|_| transient())?;
+                Err(Failed::new(format_args!(
+                    "{failed}; it is in memory, and gone at the next boot"
+                )))
+            }),
+        }
+    }
+
+    /// Lays a directory of the data partition over one of the root. When the image is another one than the last time, the
+    /// overlay first loses what the image has itself: the image wins, and what was added stays.
+    ///
+    /// Where nothing can be written, what was kept is seen, and what changes is in memory.
+    fn state_overlay(&self, path: &str) -> Result<(), Failed> {
+        let name = name_of(path);
+        let below = Path::new(OVERLAYS).join(&name);
+        if let Err(failed) = needs_writing(self.may_write) {
+            let (upper, at) = (kept(self.site, below.join("upper"))?, in_root(self.root, path)?);
+            self.lay_memory(&name, &[upper, at.clone()], &at)?;
+            return Err(failed);
+        }
+        drop(state::make_directories(&self.site.data.path, &below.join("upper"))?);
+        let kept = self.site.data.join(&below);
+        let at = in_root(self.root, path)?;
+        let report = state::prune::prune(&kept.join("upper"), self.tree, path.as_bytes())?;
+        if !report.removed.is_empty() {
+            tracing::info!("{path}: the new image replaces {}", report.removed.join(", "));
+        }
+        lay_over(&at, &kept)
+    }
+
+    /// Puts a file or directory of the data partition in the place of the image's, from which it was copied the first time.
+    fn bind_path(&self, path: &str) -> Result<(), Failed> {
+        let at = in_root(self.root, path)?;
+        // Flat: one that is in another must not be what that other one begins with.
+        let below = Path::new(BINDS).join(name_of(path));
+        if let Err(failed) = needs_writing(self.may_write) {
+            bind(&kept(self.site, &below)?, &at)?;
+            return Err(failed);
+        }
+        seed::seed(self.tree, path.as_bytes(), &self.site.data.path, &below)?;
+        bind(&self.site.data.join(below), &at)
+    }
+
+    /// Lays memory over directories, the uppermost first: changes are gone at the next boot.
+    fn lay_memory(&self, name: &str, lowers: &[PathBuf], at: &Path) -> Result<(), Failed> {
+        let memory = layers::transient(name, None, self.site)?;
+        layers::lay(lowers, Some(&memory), at, Path::new("overlay"))
+    }
 }
 
 /// Lays an overlay over a directory of the root.
 fn lay_over(at: &PathBuf, kept: &Path) -> Result<(), Failed> {
     layers::lay(std::slice::from_ref(at), Some(kept), at, Path::new("overlay"))
-}
-
-/// The directory with the image's `/etc` and the changes that were made to the one before.
-fn prepare_etc(tree: &Tree, site: &Site<'_>) -> Result<etc::Prepared, Failed> {
-    let below = Path::new(super::data::STATE);
-    drop(state::make_directories(&site.data.path, below)?);
-    let prepared = etc::prepare(&site.data.join(below), tree, &mut |old| open_old(old, site))?;
-    warn_of(&prepared.report);
-    Ok(prepared)
-}
-
-/// The same in memory.
-fn recall_etc(tree: &Tree, at: &Path, site: &Site<'_>) -> Result<etc::Report, Failed> {
-    let state = kept(site, super::data::STATE)?;
-    let place = site.workspace.place("transient", "@merged")?;
-    mount_tmpfs(&place, "mode=755")?;
-    let report = etc::prepare_elsewhere(&state, tree, &mut |old| open_old(old, site), &place)?;
-    bind(&place, at)?;
-    warn_of(&report);
-    Ok(report)
 }
 
 fn open_old(digest: Digest, site: &Site<'_>) -> Result<Option<Tree>, Error> {
@@ -150,45 +229,6 @@ fn open_old(digest: Digest, site: &Site<'_>) -> Result<Option<Tree>, Error> {
 fn warn_of(report: &etc::Report) {
     for warning in report.warnings() {
         tracing::warn!("/etc: {warning}");
-    }
-}
-
-/// Makes `/var` what it shall be. Where that fails it is in memory: most programs start without their past, few without `/var`.
-fn var(
-    tree: &Tree,
-    mode: Var,
-    root: &Path,
-    site: &Site<'_>,
-    may_write: bool,
-) -> Result<(), Failed> {
-    let at = root.join("var");
-    let transient = || -> Result<(), Failed> {
-        mount("tmpfs", &at, "tmpfs", MountFlags::empty(), "mode=755")?;
-        seed::fill(tree, b"var", &at)?;
-        Ok(())
-    };
-    let recalled = || -> Result<(), Failed> {
-        let (kept, memory) = (kept(site, "var")?, layers::transient("@var", None, site)?);
-        layers::lay(&[kept], Some(&memory), &at, Path::new("overlay"))
-    };
-    let on_disk = || -> Result<(), Failed> {
-        needs_writing(may_write)?;
-        // Somebody made a place for it.
-        if let Err(err) = fs::remove_dir(site.data.join("var")) {
-            tracing::debug!("/var is not empty: {err}");
-        }
-        seed::seed(tree, b"var", &site.data.path, Path::new("var"))?;
-        let directory = site.data.join("var");
-        renew_stamp(&directory, tree);
-        bind(&directory, &at)
-    };
-    match mode {
-        Var::Ro => Ok(()),
-        Var::Transient => transient(),
-        Var::Bind => on_disk().or_else(|failed| {
-            recalled().or_else(|_| transient())?;
-            Err(Failed::new(format_args!("{failed}; it is in memory, and gone at the next boot")))
-        }),
     }
 }
 
@@ -227,54 +267,6 @@ pub(super) fn renew_stamp(directory: &Path, tree: &Tree) {
     if let Err(err) = renew() {
         tracing::warn!("{}: cannot note the image: {err}", directory.display());
     }
-}
-
-/// Lays a directory of the data partition over one of the root. When the image is another one than the last time, the
-/// overlay first loses what the image has itself: the image wins, and what was added stays.
-///
-/// Where nothing can be written, what was kept is seen, and what changes is in memory.
-fn state_overlay(
-    tree: &Tree,
-    path: &str,
-    root: &Path,
-    site: &Site<'_>,
-    may_write: bool,
-) -> Result<(), Failed> {
-    let name = name_of(path);
-    let below = Path::new(OVERLAYS).join(&name);
-    if let Err(failed) = needs_writing(may_write) {
-        let (upper, at) = (kept(site, below.join("upper"))?, in_root(root, path)?);
-        let memory = layers::transient(&name, None, site)?;
-        layers::lay(&[upper, at.clone()], Some(&memory), &at, Path::new("overlay"))?;
-        return Err(failed);
-    }
-    drop(state::make_directories(&site.data.path, &below.join("upper"))?);
-    let kept = site.data.join(&below);
-    let at = in_root(root, path)?;
-    let report = state::prune::prune(&kept.join("upper"), tree, path.as_bytes())?;
-    if !report.removed.is_empty() {
-        tracing::info!("{path}: the new image replaces {}", report.removed.join(", "));
-    }
-    lay_over(&at, &kept)
-}
-
-/// Puts a file or directory of the data partition in the place of the image's, from which it was copied the first time.
-fn bind_path(
-    tree: &Tree,
-    path: &str,
-    root: &Path,
-    site: &Site<'_>,
-    may_write: bool,
-) -> Result<(), Failed> {
-    let at = in_root(root, path)?;
-    // Flat: one that is in another must not be what that other one begins with.
-    let below = Path::new(BINDS).join(name_of(path));
-    if let Err(failed) = needs_writing(may_write) {
-        bind(&kept(site, &below)?, &at)?;
-        return Err(failed);
-    }
-    seed::seed(tree, path.as_bytes(), &site.data.path, &below)?;
-    bind(&site.data.join(below), &at)
 }
 
 /// A path in the new root, which must be there, and where no symlink leads elsewhere: out of the root it would lead into the
