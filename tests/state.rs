@@ -1070,8 +1070,8 @@ fn a_persistent_overlay_keeps_one_backup() {
         assert_eq!(read(data.join("state/overlay/root.bak/upper/a")), nth);
         assert_eq!(fs::read_dir(data.join("state/overlay")).unwrap().count(), 1);
         // A boot that failed leaves an overlay with nothing in it: that is no backup.
-        fs::create_dir_all(data.join("state/overlay/root/upper")).unwrap();
-        fs::create_dir_all(data.join("state/overlay/root/work/work")).unwrap();
+        fs::create_dir_all(data.join(root).join("upper")).unwrap();
+        fs::create_dir_all(data.join(root).join("work").join("work")).unwrap();
         assert!(!overlay::set_aside(&data, root).unwrap());
         assert_eq!(read(data.join("state/overlay/root.bak/upper/a")), nth);
     }

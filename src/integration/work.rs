@@ -167,15 +167,13 @@ impl Work {
                 _ => {}
             }
         }
-        let foreign: BTreeSet<&str> = steps
-            .iter()
-            .filter(|step| step.action == Action::Unchanged)
-            .map(|step| &*step.path)
-            .collect();
+        let was_there = |path: &str| {
+            steps.iter().any(|step| step.action == Action::Unchanged && step.path == path)
+        };
         for Wanted { path, content, parts, .. } in wanted {
             // A key that was there already is somebody's own, and not ours to remove.
-            let is_key = path.starts_with(KEYS);
-            if is_key && foreign.contains(&**path) && !self.record.entries.contains_key(path) {
+            let is_new = !self.record.entries.contains_key(path);
+            if path.starts_with(KEYS) && is_new && was_there(path) {
                 continue;
             }
             let Some(digest) = record::digest(content) else { continue };

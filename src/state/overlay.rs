@@ -26,7 +26,7 @@ pub fn clear(base: &Path, below: &Path) -> Result<()> {
 /// An overlay that holds nothing is no backup, and the one before it may be all there is: it stays where it is.
 pub fn set_aside(base: &Path, below: &Path) -> Result<bool> {
     let (place, name, gone) = open(base, below)?;
-    if disk::kind(&place, name)?.is_none() || is_empty(&place, name)? {
+    if is_empty(&place, name)? {
         return Ok(false);
     }
     let backup = [name, b".bak"].concat();
@@ -39,11 +39,13 @@ pub fn set_aside(base: &Path, below: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Whether there is nothing in an overlay but, perhaps, its two directories, and nothing in the upper one.
+/// Whether an overlay is not there, or has nothing in it but, perhaps, its two directories, and nothing in the upper one.
 fn is_empty(place: &OwnedFd, name: &[u8]) -> Result<bool> {
     let names = |directory: &OwnedFd| disk::names(directory).map_err(disk::wrap("list", name));
-    if disk::kind(place, name)? != Some(Kind::Dir) {
-        return Ok(false);
+    match disk::kind(place, name)? {
+        None => return Ok(true),
+        Some(Kind::Dir) => {}
+        Some(_) => return Ok(false),
     }
     let overlay = disk::open_directory(place, name)?;
     let inside = names(&overlay)?;

@@ -279,22 +279,20 @@ impl Merge<'_> {
     /// Makes a directory and goes into it, and into the current one.
     fn push(&mut self, name: &[u8], inside: Inside) -> Result<()> {
         let mut taken = BTreeSet::new();
-        let mut unlisted = None;
-        let current = inside.current.and_then(|found| match disk::names(&found.fd) {
-            Ok(names) => {
-                taken.extend(names);
-                Some(found)
+        let mut current = inside.current;
+        if let Some(found) = &current {
+            match disk::names(&found.fd) {
+                Ok(names) => taken.extend(names),
+                Err(errno) => {
+                    let err = Error::io("cannot list it", errno.into());
+                    if self.stack.is_empty() {
+                        // It may be possible at the next boot; what is made without it would stay.
+                        return Err(err);
+                    }
+                    self.lose(&err);
+                    current = None;
+                }
             }
-            Err(errno) => {
-                unlisted = Some(Error::io("cannot list it", errno.into()));
-                None
-            }
-        });
-        match unlisted {
-            // It may be possible at the next boot; what is made without it would stay.
-            Some(err) if self.stack.is_empty() => return Err(err),
-            Some(err) => self.lose(&err),
-            None => {}
         }
         if let Some(index) = inside.new {
             for entry in self.new.directory(index)?.iter_from(0) {

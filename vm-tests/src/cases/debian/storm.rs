@@ -27,8 +27,7 @@ pub(super) fn ends(bench: &Bench<'_>, how: &str) -> Result<()> {
             let machine = debian.machine(&name, kernel, By::Initrd("initramfs-tools"))?;
             for time in 0..times {
                 // Every other time what is below /etc is the server's to answer, and nobody remembers anything of it.
-                let how_kept = ["", "ashlar.etc=overlay vm.forget=yes"];
-                let kept = how_kept.get(usize::from(time % 2 == 0)).unwrap_or(&"");
+                let kept = if time % 2 == 0 { "ashlar.etc=overlay vm.forget=yes" } else { "" };
                 let boot = machine.boot(&format!("rw vm.end={how} {words} {kept}"))?;
                 if what == "storm" {
                     let raging = number(&boot.console, "storm ", "storm ")?;
