@@ -236,13 +236,13 @@ impl Store {
         }
     }
 
-    /// How many blocks ahead are expanded: what half the cache holds, so that what was expanded is there when it is wanted.
-    fn prefetch_count(&self) -> u32 {
+    /// How many blocks ahead may be expanded: what half the cache holds, so that what was expanded is there when it is wanted.
+    fn prefetch_count_max(&self) -> u32 {
         let blocks = self
             .data
             .bytes_max()
             .checked_shr(u32::from(self.superblock.block_bits).saturating_add(1));
-        u32_from_usize(blocks.unwrap_or(0)).min(prefetch::AHEAD)
+        u32_from_usize(blocks.unwrap_or(0))
     }
 
     /// Expands a block into the cache for a reader who will most likely ask for it next.
