@@ -13,6 +13,9 @@ use std::process::{Command, Output, Stdio};
 
 use mount::{ASHLAR, Image, ashlar, can_mount, limited, noise, text};
 
+/// Starts a program whose mounts and processes nobody else sees, and which end with it.
+const ALONE: [&str; 6] = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+
 /// A data partition and what is said to the kernel about it.
 struct Machine {
     images: Vec<(String, PathBuf)>,
@@ -52,7 +55,7 @@ impl Machine {
     }
 
     /// Runs a shell script in which `setup` sets up the root with a kernel command line, and `$root` and `$data` are where
-    /// it is and where the data partition is seen then.
+    /// it is and where the data partition is seen then. In `boots SCRIPT` that is done as often as one likes.
     fn run(&self, script: &str) -> Output {
         let directory = tempfile::tempdir().unwrap();
         let place = text(directory.path());
@@ -69,12 +72,19 @@ impl Machine {
             fs::write(&kept, content).unwrap();
             head += &format!("mkdir -p $(dirname $root/{name})\ncp {} $root/{name}\n", text(&kept));
         }
-        head += "setup() {\n  echo \"$*\" >$place/cmdline\n  mount --bind $place/cmdline /proc/cmdline\n  \
-                 $ashlar boot setup $root\n}\n\
-                 refused() { if \"$@\" 2>$place/why; then echo \"not refused: $*\"; exit 1; fi; }\n";
-        Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"])
-            .arg(head + script)
+        let words = "setup() {\n  echo \"$*\" >$place/cmdline\n  mount --bind $place/cmdline /proc/cmdline\n  \
+                     timeout 60 $ashlar boot setup $root\n}\n\
+                     refused() { if \"$@\" 2>$place/why; then echo \"not refused: $*\"; exit 1; fi; }\n";
+        fs::write(directory.path().join("words"), words).unwrap();
+        // `boots SCRIPT`: what happens in it is one boot of several.
+        head += &format!(
+            "{words}export place ashlar root data\n\
+             boots() {{ {} \". $place/words; $1\"; }}\n",
+            ALONE.join(" ") + " sh -euc"
+        );
+        Command::new(ALONE[0])
+            .args(&ALONE[1..])
+            .args(["sh", "-c", &(head + script)])
             .stdin(Stdio::null())
             .output()
             .unwrap()
@@ -96,6 +106,30 @@ fn alone(test: &'static str, body: impl FnOnce() + Send + 'static) {
     if can_mount(test) {
         limited(test, 120, body);
     }
+}
+
+/// Signs images with a new key. Returns the public one.
+fn sign(images: &[&Image]) -> String {
+    let secret = images[0].directory.path().join("k");
+    let made = ashlar(&["key", "generate", "--no-password", text(&secret)]);
+    assert!(made.status.success(), "{made:?}");
+    for image in images {
+        let (digest, path) = (&image.digest, text(&image.path));
+        let signed = ashlar(&["sign", "--key", text(&secret), "--root-digest", digest, path]);
+        assert!(signed.status.success(), "{signed:?}");
+    }
+    let public = fs::read_to_string(secret.with_extension("pub")).unwrap();
+    public.lines().nth(1).unwrap().to_owned()
+}
+
+/// An extension for any system.
+fn extension(name: &str, fill: impl FnOnce(&Path)) -> Image {
+    Image::build(&[], |tree| {
+        let release = tree.join("usr/lib/extension-release.d");
+        fs::create_dir_all(&release).unwrap();
+        fs::write(release.join(format!("extension-release.{name}")), "ID=_any\n").unwrap();
+        fill(tree);
+    })
 }
 
 #[test]
@@ -191,22 +225,7 @@ fn a_damaged_first_program_is_found_before_it_is_needed() {
             fill(tree);
             fs::write(tree.join("which"), "second\n").unwrap();
         });
-        let secret = good.directory.path().join("k");
-        let made = ashlar(&["key", "generate", "--no-password", text(&secret)]);
-        assert!(made.status.success(), "{made:?}");
-        for image in [&good, &bad] {
-            let signed = ashlar(&[
-                "sign",
-                "--key",
-                text(&secret),
-                "--root-digest",
-                &image.digest,
-                text(&image.path),
-            ]);
-            assert!(signed.status.success(), "{signed:?}");
-        }
-        let public = fs::read_to_string(good.directory.path().join("k.pub")).unwrap();
-        let key = public.lines().nth(1).unwrap();
+        let key = sign(&[&good, &bad]);
         let machine = Machine::new(&[("images/good.img", &good), ("images/bad.img", &bad)]);
         // The newest, as long as it is whole.
         let said = machine.runs(&format!("setup ashlar ashlar.key={key}\ncat $root/which"));
@@ -251,12 +270,7 @@ fn a_damaged_first_program_is_found_before_it_is_needed() {
 fn the_data_partition_vouches_for_nothing() {
     alone("the_data_partition_vouches_for_nothing", || {
         let image = Image::build(&[], fill);
-        let extension = Image::build(&[], |tree| {
-            let release = tree.join("usr/lib/extension-release.d");
-            fs::create_dir_all(&release).unwrap();
-            fs::write(release.join("extension-release.evil"), "ID=_any\n").unwrap();
-            fs::write(tree.join("which"), "evil\n").unwrap();
-        });
+        let extension = extension("evil", |tree| fs::write(tree.join("which"), "evil\n").unwrap());
         let (root, other) = (&image.digest, &extension.digest);
         let images: &[(&str, &Image)] = &[("root.img", &image), ("images/e.img", &extension)];
         let file = format!("extension-override = [\"{other}\"]\n");
@@ -352,5 +366,23 @@ fn state_goes_where_it_was_told_to() {
              cat $root/which; grep -c 'left out\\|ignored\\|/not/there' $place/err\n$ashlar boot status | grep -c ^degraded\n",
         );
         assert_eq!(odd, "first\n4\n3\n");
+    });
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_stops_no_boot() {
+    alone("a_pipe_in_the_place_of_a_file_stops_no_boot", || {
+        let image = Image::build(&[], fill);
+        let key = sign(&[&image]);
+        let machine = Machine::new(&[("root.img", &image)]);
+        let said = machine.runs(&format!(
+            "mkdir $root/images; mkfifo $root/images/p.img $root/ashlar.toml $root/root.img.minisig\n\
+             mount -t tmpfs etc /etc; mkdir -p /etc/ashlar/keys; mkfifo /etc/ashlar/keys/a.pub\n\
+             setup ashlar ashlar.key={key} 2>$place/err\ncat $root/which\n\
+             grep -c 'ashlar.toml is ignored: it is a pipe\\|a.pub: it is a pipe' $place/err\n\
+             mkdir -p $data/state; mkfifo $data/state/overlay.disabled; timeout 20 $ashlar boot disable\n\
+             $ashlar boot status | grep '^next boot'\n"
+        ));
+        assert_eq!(said, "first\n2\nnext boot         without the overlay\n");
     });
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Failed;
 use super::cmdline::{BootArgs, Slot, Wanted};
 use super::config::{Config, FILE_LEN_MAX};
-use super::data::CONFIG_IN_ROOT;
+use super::data::{CONFIG_IN_ROOT, read_text};
 use crate::format::digest::Digest;
 use crate::format::superblock::Superblock;
 use crate::image;
@@ -285,7 +285,8 @@ pub fn open_as(path: &Path, anchor: Anchor) -> Result<Tree, Error> {
     if matches!(options.anchor, Anchor::Keys(_)) {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".minisig");
-        options.detached_signatures.extend(trust::read_signature(Path::new(&beside)).ok());
+        let text = read_text(Path::new(&beside)).ok();
+        options.detached_signatures.extend(text.map(String::into_bytes));
     }
     crate::open(path, &options)
 }
@@ -304,9 +305,10 @@ impl Keys {
         let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
         paths.sort();
         for path in paths.iter().filter(|path| path.extension().is_some_and(|it| it == "pub")) {
-            match trust::read_key(path) {
-                Ok(key) => keys.push(key),
-                Err(err) => tracing::warn!("{err}"),
+            match read_text(path).map(|text| trust::parse_key(&text)) {
+                Ok(Some(key)) => keys.push(key),
+                Ok(None) => tracing::warn!("{} is no minisign public key", path.display()),
+                Err(err) => tracing::warn!("cannot read key {}: {err}", path.display()),
             }
         }
         Keys(keys)
