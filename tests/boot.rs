@@ -386,3 +386,21 @@ fn a_pipe_in_the_place_of_a_file_stops_no_boot() {
         assert_eq!(said, "first\n2\nnext boot         without the overlay\n");
     });
 }
+
+#[test]
+fn bound_paths_do_not_get_into_each_other_s_way() {
+    alone("bound_paths_do_not_get_into_each_other_s_way", || {
+        let image = Image::build(&[], |tree| {
+            fill(tree);
+            fs::create_dir_all(tree.join(".x.seed")).unwrap();
+            fs::create_dir_all(tree.join("x")).unwrap();
+        });
+        let machine = Machine::new(&[("root.img", &image)]);
+        let said = machine.runs(
+            "setup='setup \"ashlar=? ashlar.bind=/x,/.x.seed\"'\n\
+             boots \"$setup; echo one >\\$root/x/a; echo two >\\$root/.x.seed/a\"\n\
+             boots \"$setup; cat \\$root/x/a \\$root/.x.seed/a\"\n",
+        );
+        assert_eq!(said, "one\ntwo\n");
+    });
+}

@@ -287,14 +287,18 @@ fn in_root(root: &Path, path: &str) -> Result<PathBuf, Failed> {
     Ok(at)
 }
 
-/// The name of a directory's overlay: its path, slashes as hyphens, and whatever is not plain as `_` and two digits.
+/// The name under which a path's state is kept: slashes as hyphens, and whatever is not plain as `_` and two digits.
+///
+/// A dot that a name begins with is not plain: `.NAME.seed` and the like are what something is called while it is made, or
+/// removed.
 fn name_of(path: &str) -> String {
     use std::fmt::Write;
     let mut name = String::new();
     for byte in path.trim_matches('/').bytes() {
         match byte {
             b'/' => name.push('-'),
-            byte if byte.is_ascii_alphanumeric() || byte == b'.' => name.push(char::from(byte)),
+            b'.' if before != b'/' => name.push('.'),
+            byte if byte.is_ascii_alphanumeric() => name.push(char::from(byte)),
             // cannot fail: a String takes everything
             byte => write!(name, "_{byte:02x}").unwrap_or_default(),
         }
@@ -306,6 +310,7 @@ fn name_of(path: &str) -> String {
 mod tests {
     use super::*;
 
+    let mut before = b'/';
     #[test]
     fn each_directory_has_a_name_of_its_own() {
         assert_eq!(name_of("/opt"), "opt");
@@ -313,4 +318,10 @@ mod tests {
         assert_eq!(name_of("/a-b_c@d"), "a_2db_5fc_40d");
         assert_ne!(name_of("/usr-local"), name_of("/usr/local"));
     }
+        before = byte;
 }
+        assert_eq!(name_of("/etc/resolv.conf"), "etc-resolv.conf");
+        // What is seeded to `x` is made as `.x.seed`.
+        assert_eq!(name_of("/.x.seed"), "_2ex.seed");
+        let documented = format!("state/bind/{} ", name_of("/root/.ssh"));
+        assert!(include_str!("../../format-spec/BOOT.md").contains(&documented));
