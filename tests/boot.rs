@@ -404,3 +404,18 @@ fn bound_paths_do_not_get_into_each_other_s_way() {
         assert_eq!(said, "one\ntwo\n");
     });
 }
+
+#[test]
+fn the_server_has_nothing_open_that_is_not_its_own() {
+    alone("the_server_has_nothing_open_that_is_not_its_own", || {
+        let image = Image::build(&[], fill);
+        let machine = Machine::new(&[("root.img", &image)]);
+        let said = machine.runs(
+            "mkfifo $place/log; exec 7<>$place/log 8>$root/open\n\
+             setup ashlar=? 2>$place/err\n\
+             for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in @ashlar*) ls -l $p/fd;; esac; done\n",
+        );
+        assert!(said.contains("/dev/fuse"), "{said}");
+        assert!(!said.contains("/log") && !said.contains("/open"), "{said}");
+    });
+}

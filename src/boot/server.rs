@@ -53,6 +53,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     // Started through /proc/self/exe, it would be called `exe`.
     rustix::thread::set_name(c"ashlar").unwrap_or_default();
     super::kmsg::start(tracing::level_filters::LevelFilter::INFO, false);
+    hygiene::close_inherited();
     hygiene::first()?;
     #[cfg(feature = "without-cures")]
     crate::fuse::BRIEFLY.store(is_open(&args.without, "ttl"), std::sync::atomic::Ordering::Relaxed);
