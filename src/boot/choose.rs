@@ -10,6 +10,7 @@ use super::Failed;
 use super::cmdline::{BootArgs, Slot, Wanted};
 use super::config::{Config, FILE_LEN_MAX};
 use super::data::{CONFIG_IN_ROOT, read_text};
+use super::patience::Patience;
 use crate::format::digest::Digest;
 use crate::format::superblock::Superblock;
 use crate::image;
@@ -112,8 +113,8 @@ pub struct Candidates {
 }
 
 /// The images that may be booted. What is asked for comes first; the others need a signature, which [`open`] insists on.
-pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
-    let mut all = all(data);
+pub fn candidates(data: &Path, args: &BootArgs, patience: Patience) -> Result<Candidates, Failed> {
+    let mut all = all(data, patience);
     let list: Vec<String> = all.iter().map(|path| shown(data, path)).collect();
     let there =
         format!("images there: {}", if list.is_empty() { "none".into() } else { list.join(", ") });
@@ -127,7 +128,7 @@ pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
         Wanted::Digest(digest) => {
             let pin = |path| Candidate { path, pinned: Some(*digest) };
             let why = format!("there is no image with root digest {digest} on the data partition");
-            (with_digest(&all, *digest).map(pin), Some(Failed::new(why).hint(there)))
+            (with_digest(&all, *digest, patience).map(pin), Some(Failed::new(why).hint(there)))
         }
     };
     let missing = missing.filter(|_| first.is_none());
@@ -169,8 +170,9 @@ pub fn shown(data: &Path, path: &Path) -> String {
     path.strip_prefix(data).unwrap_or(path).display().to_string()
 }
 
-/// All images, the best first: the single one and its predecessor, then the others with the newest first.
-fn all(data: &Path) -> Vec<PathBuf> {
+/// All images, the best first: the single one and its predecessor, then the others with the newest first. Each is looked
+/// into, as long as there is patience; behind that, none would be tried.
+fn all(data: &Path, patience: Patience) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = [SINGLE.to_owned(), format!("{SINGLE}.prev")]
         .into_iter()
         .map(|name| data.join(name))
@@ -187,7 +189,8 @@ fn all(data: &Path) -> Vec<PathBuf> {
             return found;
         }
     };
-    for entry in entries.flatten().take(IMAGES_MAX) {
+    let entries = entries.flatten().take(IMAGES_MAX);
+    for entry in entries.take_while(|_| patience.left().is_ok()) {
         let path = entry.path();
         let Ok(metadata) = path.metadata() else { continue };
         if metadata.is_file() && is_image_name(&path) {
@@ -218,7 +221,8 @@ fn claimed_version(path: &Path) -> u64 {
 
 /// The image with a root digest, whoever else vouches for it.
 pub fn find(data: &Path, digest: Digest) -> Option<PathBuf> {
-    with_digest(&all(data), digest)
+    let patience = Patience::begin();
+    with_digest(&all(data, patience), digest, patience)
 }
 
 /// The image that a name means.
@@ -236,12 +240,16 @@ pub fn named(data: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// The image whose superblock has a digest: the one that bears it as its name, or any other.
-fn with_digest(all: &[PathBuf], digest: Digest) -> Option<PathBuf> {
+fn with_digest(all: &[PathBuf], digest: Digest, patience: Patience) -> Option<PathBuf> {
     let name = digest.to_string();
     let is_named = |path: &&PathBuf| path.file_stem().is_some_and(|stem| stem == name.as_str());
     let by_name = all.iter().filter(is_named);
     let others = all.iter().filter(|path| !is_named(path));
-    by_name.chain(others).find(|path| open_as(path, Anchor::RootDigest(digest)).is_ok()).cloned()
+    by_name
+        .chain(others)
+        .take_while(|_| patience.left().is_ok())
+        .find(|path| open_as(path, Anchor::RootDigest(digest)).is_ok())
+        .cloned()
 }
 
 /// Opens an image if somebody vouches for it.

@@ -121,7 +121,7 @@ pub(super) fn serve(
     init: Option<&str>,
     site: &Site<'_>,
 ) -> Result<(), Failed> {
-    start::start(&ServerArgs {
+    let args = ServerArgs {
         image: chosen.path.clone(),
         root_digest: chosen.tree.root_digest(),
         voucher: chosen.voucher.word().to_owned(),
@@ -130,7 +130,8 @@ pub(super) fn serve(
         empty: site.workspace.empty(),
         init: init.map(str::to_owned),
         without: site.args.without.clone(),
-    })
+    };
+    start::start(&args, site.patience)
 }
 
 /// Lays the overlay over the root, or only the images over each other. Where the data partition cannot have it, it is in
