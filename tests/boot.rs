@@ -419,3 +419,29 @@ fn the_server_has_nothing_open_that_is_not_its_own() {
         assert!(!said.contains("/log") && !said.contains("/open"), "{said}");
     });
 }
+
+#[test]
+fn what_was_brought_up_to_date_is_so_until_the_next_image() {
+    alone("what_was_brought_up_to_date_is_so_until_the_next_image", || {
+        let one = Image::build(&[], fill);
+        let two = Image::build(&[], |tree| {
+            fill(tree);
+            fs::write(tree.join("which"), "second\n").unwrap();
+        });
+        let machine = Machine::new(&[("images/one.img", &one), ("images/two.img", &two)]);
+        for (modes, stamps) in [
+            ("overlay=persistent ashlar.var=ro", "$root/etc/.updated $root/var/.updated"),
+            ("etc=overlay", "$root/etc/.updated $root/var/.updated"),
+        ] {
+            let boot = |image: &str, script: &str| {
+                format!("boots 'setup \"ashlar=?{image} ashlar.{modes}\"; {script}'\n")
+            };
+            let look = format!("ls {stamps} 2>/dev/null | wc -l");
+            let said = machine.runs(
+                &[boot("one", &format!("touch {stamps}")), boot("one", &look), boot("two", &look)]
+                    .concat(),
+            );
+            assert_eq!(said, "2\n0\n", "{modes}");
+        }
+    });
+}

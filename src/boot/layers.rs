@@ -158,9 +158,8 @@ fn over_root(
     let on_disk = || {
         places::needs_writing(may_write)?;
         let kept = persistent(overlay, &site.data.path)?;
-        for below in ["upper/etc", "upper/var"] {
-            places::renew_stamp(&kept.join(below), tree);
-        }
+        prepare(lowers, &kept)?;
+        places::renew_stamps(&kept.join("upper"), &["etc", "var"], tree);
         over(lowers, Some(&kept))
     };
     match overlay {
@@ -221,14 +220,8 @@ pub(super) fn lay(
     let mut options = format!("lowerdir={},{OPTIONS}", list.join(":"));
     let mut flags = MountFlags::RDONLY;
     if let Some(kept) = kept {
+        prepare(lowers, kept)?;
         let (upper, work) = (kept.join("upper"), kept.join("work"));
-        let is_new = !upper.exists();
-        make_dir(&upper)?;
-        make_dir(&work)?;
-        if is_new && let Some(top) = lowers.first() {
-            // The upper directory's own mode and owner become those of the mount.
-            copy_owner(top, &upper)?;
-        }
         options = format!("{options},upperdir={},workdir={}", upper.display(), work.display());
         flags = MountFlags::empty();
     }
@@ -247,7 +240,21 @@ pub(super) fn lay(
     Ok(())
 }
 
-fn copy_owner(from: &Path, to: &Path) -> Result<(), Failed> {
+/// Makes the directories of an overlay, where they are missing.
+pub(super) fn prepare(lowers: &[PathBuf], kept: &Path) -> Result<(), Failed> {
+    let upper = kept.join("upper");
+    let is_new = !upper.exists();
+    make_dir(&upper)?;
+    make_dir(kept.join("work"))?;
+    match lowers.first() {
+        // The upper directory's own mode and owner become those of the mount.
+        Some(top) if is_new => copy_owner(top, &upper),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a directory another one's mode and owner.
+pub(super) fn copy_owner(from: &Path, to: &Path) -> Result<(), Failed> {
     use std::os::unix::fs::MetadataExt;
     let copy = || -> io::Result<()> {
         let metadata = fs::metadata(from)?;

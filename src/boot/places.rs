@@ -96,8 +96,10 @@ impl Places<'_> {
                 return Ok(());
             }
             drop(state::make_directories(&self.site.data.path, &below)?);
-            renew_stamp(&self.site.data.join(&below).join("upper"), self.tree);
-            lay_over(&at, &self.site.data.join(&below))
+            let kept = self.site.data.join(&below);
+            layers::prepare(std::slice::from_ref(&at), &kept)?;
+            renew_stamps(&kept.join("upper"), &["."], self.tree);
+            lay_over(&at, &kept)
         };
         let done = match mode {
             Etc::Ro => return Ok(()),
@@ -159,7 +161,7 @@ impl Places<'_> {
             }
             seed::seed(self.tree, b"var", &self.site.data.path, Path::new("var"))?;
             let directory = self.site.data.join("var");
-            renew_stamp(&directory, self.tree);
+            renew_stamps(&directory, &["."], self.tree);
             bind(&directory, &at)
         };
         match mode {
@@ -244,28 +246,32 @@ fn tmp(modes: &Modes, root: &Path) -> Result<(), Failed> {
     mount("tmpfs", &at, "tmpfs", flags, "mode=1777,size=50%")
 }
 
-/// Takes systemd's stamp away from a kept directory, if that is there, when the image is another one than the last time.
-pub(super) fn renew_stamp(directory: &Path, tree: &Tree) {
+/// Takes systemd's stamp away from directories below one that is kept, if it is there, when the image is another one than
+/// the last time.
+pub(super) fn renew_stamps(kept: &Path, below: &[&str], tree: &Tree) {
     let digest = tree.root_digest().to_string();
-    if !directory.is_dir() {
-        return;
-    }
     let renew = || -> io::Result<()> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(directory, flags, Mode::empty())?;
+        let kept = rustix::fs::open(kept, flags, Mode::empty())?;
         let mut last = [0; 64];
-        let len = rustix::fs::fgetxattr(&opened, IMAGE_XATTR, &mut last[..]).unwrap_or_default();
+        let len = rustix::fs::fgetxattr(&kept, IMAGE_XATTR, &mut last[..]).unwrap_or_default();
         if last.get(..len) == Some(digest.as_bytes()) {
             return Ok(());
         }
-        match rustix::fs::unlinkat(&opened, STAMP, rustix::fs::AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(err) => return Err(err.into()),
+        for name in below {
+            // In an overlay a directory is there when something in it was changed.
+            let Ok(stamped) = rustix::fs::openat(&kept, *name, flags, Mode::empty()) else {
+                continue;
+            };
+            match rustix::fs::unlinkat(&stamped, STAMP, rustix::fs::AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(err) => return Err(err.into()),
+            }
         }
-        Ok(rustix::fs::fsetxattr(&opened, IMAGE_XATTR, digest.as_bytes(), XattrFlags::empty())?)
+        Ok(rustix::fs::fsetxattr(&kept, IMAGE_XATTR, digest.as_bytes(), XattrFlags::empty())?)
     };
     if let Err(err) = renew() {
-        tracing::warn!("{}: cannot note the image: {err}", directory.display());
+        tracing::warn!("{}: cannot note the image: {err}", kept.display());
     }
 }
 
