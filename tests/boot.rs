@@ -445,3 +445,40 @@ fn what_was_brought_up_to_date_is_so_until_the_next_image() {
         }
     });
 }
+
+#[test]
+fn an_overriding_extension_must_be_whole_where_boot_needs_it() {
+    alone("an_overriding_extension_must_be_whole_where_boot_needs_it", || {
+        let image = Image::build(&[], fill);
+        let shell = extension("shell", |tree| {
+            fs::create_dir(tree.join("bin")).unwrap();
+            program(&tree.join("bin/sh"), &noise(8, 300_000));
+        });
+        let init = extension("init", |tree| {
+            fs::create_dir(tree.join("sbin")).unwrap();
+            fs::write(tree.join("sbin/init"), "no program").unwrap();
+        });
+        let images =
+            [("root.img", &image), ("images/shell.img", &shell), ("images/init.img", &init)];
+        let machine = Machine::new(&images);
+        let boot = "setup 'ashlar=?root.img ashlar.extension-override=shell,init' 2>$place/err\n\
+                    lower=/run/initramfs/ashlar/lower\n\
+                    cmp -s $root/sbin/init $lower/sbin/init; cmp -s $root/bin/sh $lower/bin/sh && echo own\n\
+                    $ashlar boot status | grep 'left out\\|^overriding' || true\n";
+        let only_init =
+            "degraded          extension `init` is left out: /sbin/init is no program\n";
+        assert_eq!(machine.runs(boot), format!("overriding        shell\n{only_init}"));
+        let flip =
+            "printf X | dd of=$root/images/shell.img bs=1 seek=100000 conv=notrunc 2>/dev/null\n";
+        let said = machine.runs(&format!("{flip}{boot}"));
+        assert!(
+            said.starts_with("own\ndegraded          extension `shell` is left out: "),
+            "{said}"
+        );
+        assert!(said.contains("/bin/sh, which is needed to boot: "), "{said}");
+        assert!(said.ends_with(only_init), "{said}");
+        // What only adds to the root is not in the way of what boot needs.
+        let said = machine.runs(&format!("{flip}{}", boot.replace("-override", "")));
+        assert_eq!(said, "own\n");
+    });
+}

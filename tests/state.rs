@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ashlarfs::fs::stack::Stack;
 use ashlarfs::state::etc::{self, Against, Outcome, Prepared, Report, What};
 use ashlarfs::state::prune::prune;
 use ashlarfs::state::seed::{Seeded, fill, seed};
@@ -1373,4 +1374,46 @@ fn a_long_attribute_is_no_full_disk() {
     };
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert!(said.contains("spoken: short"), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+#[test]
+fn a_stack_of_images_is_what_overlayfs_makes_of_it() {
+    let mut work = Work::new();
+    let top = work.image_of(|dir| {
+        plant(dir, &[("usr/bin/tool", "top"), ("etc", "a file"), ("opaque/mine", "top")]);
+        symlink("/data/real", dir.join("usr/link")).unwrap();
+        if is_root() {
+            let white = dir.join("white");
+            rustix::fs::mknodat(CWD, white, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+            set_xattr(&dir.join("opaque"), "trusted.overlay.opaque", b"y");
+        }
+    });
+    let base = work.image(&[
+        ("usr/bin/tool", "base"),
+        ("usr/bin/other", "base"),
+        ("bin", "-> usr/bin"),
+        ("etc/passwd", "base"),
+        ("data/real", "base"),
+        ("opaque/theirs", "base"),
+        ("white", "base"),
+    ]);
+    let trees = [&top, &base];
+    let stack = Stack(&trees);
+    let content = |path: &str| {
+        let (node, found) = stack.resolve_following(path.as_bytes()).ok()?;
+        let mut text = vec![0; 20];
+        let len = node.top.tree.read_at(node.top.index, 0, &mut text).ok()?;
+        text.truncate(len);
+        Some(format!("{} {}", String::from_utf8(found).unwrap(), String::from_utf8(text).unwrap()))
+    };
+    // Through a link of the lower into a directory of both.
+    assert_eq!(content("/bin/tool").unwrap(), "usr/bin/tool top");
+    assert_eq!(content("bin/other").unwrap(), "usr/bin/other base");
+    assert_eq!(content("/usr/link").unwrap(), "data/real base");
+    assert_eq!(content("usr/bin/../../etc").unwrap(), "etc a file");
+    assert_eq!(content("etc/passwd"), None);
+    assert_eq!(content("opaque/mine").unwrap(), "opaque/mine top");
+    if is_root() {
+        assert_eq!((content("opaque/theirs"), content("white")), (None, None));
+    }
 }

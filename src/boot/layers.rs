@@ -55,17 +55,11 @@ pub fn build(
     serve(chosen, if has_layers { &lower } else { &root }, Some(site.init), site)?;
     let may_write = may_write(&modes, site, &mut degraded);
     if has_layers {
-        let mut lowers = extension::serve_all(&mut modes, chosen, pins, site, &mut degraded);
-        lowers.base(lower.clone());
-        let over = over_root(
-            &chosen.tree,
-            &lowers.paths(),
-            &modes.overlay,
-            &root,
-            site,
-            may_write,
-            &mut degraded,
-        );
+        let served = extension::serve_all(&mut modes, chosen, pins, site, &mut degraded);
+        let over = served.lowers(&lower, site).and_then(|lowers| {
+            let (tree, overlay) = (&chosen.tree, &modes.overlay);
+            over_root(tree, &lowers, overlay, &root, site, may_write, &mut degraded)
+        });
         if let Err(failed) = over {
             degraded.push(format!("nothing lies over /: {failed}"));
             modes.overlay = Overlay::No;
