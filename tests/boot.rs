@@ -482,3 +482,26 @@ fn an_overriding_extension_must_be_whole_where_boot_needs_it() {
         assert_eq!(said, "own\n");
     });
 }
+
+#[test]
+fn the_top_directory_is_the_root_s_own() {
+    alone("the_top_directory_is_the_root_s_own", || {
+        let image = Image::build(&[], |tree| {
+            fill(tree);
+            fs::set_permissions(tree, fs::Permissions::from_mode(0o751)).unwrap();
+        });
+        let closed = extension("closed", |tree| {
+            fs::write(tree.join("which"), "extension\n").unwrap();
+            std::os::unix::fs::chown(tree, Some(1000), Some(1000)).unwrap();
+            fs::set_permissions(tree, fs::Permissions::from_mode(0o700)).unwrap();
+        });
+        let machine = Machine::new(&[("root.img", &image), ("images/closed.img", &closed)]);
+        for overlay in ["no", "tmpfs", "persistent"] {
+            let said = machine.runs(&format!(
+                "setup 'ashlar=?root.img ashlar.extension-override=closed ashlar.overlay={overlay}'\n\
+                 stat -c '%a %u %g' $root; cat $root/which\n"
+            ));
+            assert_eq!(said, "751 0 0\nextension\n", "{overlay}");
+        }
+    });
+}

@@ -18,6 +18,8 @@ pub(super) const RELEASES: &str = "usr/lib/extension-release.d";
 const PREFIX: &str = "extension-release.";
 /// Where a system says what it is (os-release(5)); the first that is there counts.
 const OS_RELEASE: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
+/// The directory that lies over all. No extension is called so.
+const FACE: &str = "@root";
 /// Longest such file that is read.
 const RELEASE_LEN_MAX: usize = 64 * 1024;
 
@@ -35,6 +37,13 @@ impl Served {
     pub(super) fn lowers(&self, base: &Path, site: &Site<'_>) -> Result<Vec<PathBuf>, Failed> {
         let paths = |of: &[(PathBuf, Tree)]| of.iter().map(|(path, _)| path.clone()).collect();
         let (mut lowers, below): (Vec<_>, Vec<_>) = (paths(&self.above), paths(&self.below));
+        if !lowers.is_empty() {
+            // The uppermost directory's mode and owner are those of `/`. Whoever made an extension in a directory that
+            // nobody else may enter does not mean that: an empty one with the root's own comes before.
+            let face = site.workspace.place("extension", FACE)?;
+            layers::copy_owner(base, &face)?;
+            lowers.insert(0, face);
+        }
         lowers.push(base.to_owned());
         lowers.extend(below);
         Ok(lowers)
