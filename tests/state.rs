@@ -945,11 +945,11 @@ fn the_image_wins_in_a_state_overlay_and_additions_stay() {
     fs::create_dir(&upper).unwrap();
     plant(&upper, files);
     set_mode(&upper.join("app"), 0o700);
-    let first = prune(&upper, &one, b"/opt").unwrap();
+    let first = prune(&upper, Stack(&[&one]), b"/opt").unwrap();
     assert!(!first.fitted);
     assert_eq!(first.removed.len(), 3);
     plant(&upper, &[("app/bin", "patched again")]);
-    assert!(prune(&upper, &one, b"/opt").unwrap().fitted);
+    assert!(prune(&upper, Stack(&[&one]), b"/opt").unwrap().fitted);
     assert_eq!(read(upper.join("app/bin")), "patched again");
     if is_root() {
         // A whiteout, and a directory that hides the image's.
@@ -957,7 +957,7 @@ fn the_image_wins_in_a_state_overlay_and_additions_stay() {
         rustix::fs::mknodat(CWD, white, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
         set_xattr(&upper.join("app/lib"), "trusted.overlay.opaque", b"y");
     }
-    let mut report = prune(&upper, &two, b"opt").unwrap();
+    let mut report = prune(&upper, Stack(&[&two]), b"opt").unwrap();
     report.removed.sort();
     let mut removed = vec!["app/bin", "taken", "was-mine"];
     if is_root() {
@@ -975,12 +975,12 @@ fn the_image_wins_in_a_state_overlay_and_additions_stay() {
     }
     assert_eq!(left, expected);
     assert_eq!(fs::metadata(upper.join("app")).unwrap().mode() & 0o777, 0o755);
-    assert!(prune(&upper, &two, b"opt").unwrap().fitted);
+    assert!(prune(&upper, Stack(&[&two]), b"opt").unwrap().fitted);
     // Where the image has nothing, everything is state.
     let three = work.image(&[("usr/", "")]);
-    assert_eq!(prune(&upper, &three, b"opt").unwrap().removed, [""; 0]);
+    assert_eq!(prune(&upper, Stack(&[&three]), b"opt").unwrap().removed, [""; 0]);
     symlink(&upper, work.path("trap")).unwrap();
-    assert!(prune(&work.path("trap"), &one, b"opt").is_err());
+    assert!(prune(&work.path("trap"), Stack(&[&one]), b"opt").is_err());
 }
 
 /// What a child of [`a_pruned_overlay_shows_the_new_image`] does, where it may mount.
@@ -1003,7 +1003,7 @@ fn child_with_an_overlay() {
     sh("cd view; echo patched >app/bin; rm app/conf; rm -r app/lib; mkdir app/lib; echo mine >app/lib/mine
         mkdir mine app/data; echo mine >mine/a; echo mine >app/data/a; chmod 700 app; rm -r old; touch keep");
     sh("umount view");
-    assert!(!prune(&dir.join("data/upper"), &two, b"opt").unwrap().fitted);
+    assert!(!prune(&dir.join("data/upper"), Stack(&[&two]), b"opt").unwrap().fitted);
     mount(2);
     let mut expected = contents(&dir.join("source2/opt"));
     plant(&dir, &[("added/mine/a", "mine\n"), ("added/app/data/a", "mine\n"), ("added/keep", "")]);
@@ -1374,6 +1374,25 @@ fn a_long_attribute_is_no_full_disk() {
     };
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert!(said.contains("spoken: short"), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+#[test]
+fn an_extension_wins_in_a_state_overlay_too() {
+    let mut work = Work::new();
+    let root = work.image(&[("opt/app/bin", "1"), ("usr/", "")]);
+    let old = work.image(&[("opt/extra/conf", "1")]);
+    let new = work.image(&[("opt/extra/conf", "2")]);
+    let upper = work.path("upper");
+    let files = [("extra/conf", "mine"), ("extra/own", "mine"), ("app/own", "mine")];
+    plant(&upper, &files);
+    // Without the extension, all of it is an addition.
+    assert_eq!(prune(&upper, Stack(&[&root]), b"opt").unwrap().removed, [""; 0]);
+    assert_eq!(prune(&upper, Stack(&[&root, &old]), b"opt").unwrap().removed, ["extra/conf"]);
+    plant(&upper, &files);
+    assert!(prune(&upper, Stack(&[&root, &old]), b"opt").unwrap().fitted);
+    assert_eq!(prune(&upper, Stack(&[&root, &new]), b"opt").unwrap().removed, ["extra/conf"]);
+    assert!(!prune(&upper, Stack(&[&new, &root]), b"opt").unwrap().fitted);
+    assert_eq!(read(upper.join("extra/own")) + &read(upper.join("app/own")), "minemine");
 }
 
 #[test]

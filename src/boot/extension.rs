@@ -48,6 +48,12 @@ impl Served {
         lowers.extend(below);
         Ok(lowers)
     }
+
+    /// The images themselves, in the same order.
+    pub(super) fn trees<'a>(&'a self, root: &'a Tree) -> Vec<&'a Tree> {
+        let trees = |of: &'a [(PathBuf, Tree)]| of.iter().map(|(_, tree)| tree);
+        trees(&self.above).chain([root]).chain(trees(&self.below)).collect()
+    }
 }
 
 /// Mounts all extensions that can be trusted and that fit. Others are left out, also of what the modes say, and noted.

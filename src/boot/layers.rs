@@ -9,12 +9,14 @@ use rustix::mount::{FsOpenFlags, MountFlags, UnmountFlags};
 
 use super::choose::Chosen;
 use super::config::{Modes, Overlay};
+use super::extension::Served;
 use super::report::Report;
 use super::server::{ServerArgs, is_open};
 use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
 use super::{Failed, Site, data, extension, places, start};
 use crate::format::digest::Digest;
 use crate::fs::Tree;
+use crate::fs::stack::Stack;
 use crate::state;
 
 /// Options by which an overlay still fits when the image below it changes, which overlayfs allows only while none of these
@@ -54,8 +56,9 @@ pub fn build(
     let root = site.workspace.root();
     serve(chosen, if has_layers { &lower } else { &root }, Some(site.init), site)?;
     let may_write = may_write(&modes, site, &mut degraded);
+    let mut served = Served::default();
     if has_layers {
-        let served = extension::serve_all(&mut modes, chosen, pins, site, &mut degraded);
+        served = extension::serve_all(&mut modes, chosen, pins, site, &mut degraded);
         let over = served.lowers(&lower, site).and_then(|lowers| {
             let (tree, overlay) = (&chosen.tree, &modes.overlay);
             over_root(tree, &lowers, overlay, &root, site, may_write, &mut degraded)
@@ -65,10 +68,13 @@ pub fn build(
             modes.overlay = Overlay::No;
             modes.extension.clear();
             modes.extension_override.clear();
+            served = Served::default();
             bind(&lower, &root)?;
         }
     }
-    let etc = places::fill(&chosen.tree, &modes, &root, site, may_write, &mut degraded);
+    let trees = served.trees(&chosen.tree);
+    let stack = Stack(&trees);
+    let etc = places::fill(&chosen.tree, stack, &modes, &root, site, may_write, &mut degraded);
     for what in &degraded {
         tracing::error!("{what}");
     }

@@ -15,6 +15,7 @@ use super::{Failed, Site};
 use crate::error::Error;
 use crate::format::digest::Digest;
 use crate::fs::Tree;
+use crate::fs::stack::Stack;
 use crate::state::{self, etc, seed};
 use crate::trust::Anchor;
 
@@ -29,8 +30,10 @@ const IMAGE_XATTR: &str = "trusted.ashlar.image";
 const STAMP: &str = ".updated";
 
 /// Puts everything in its place. What does not work is done without, and noted. Returns what became of a merged `/etc`.
+/// `stack` are the images that the root is made of, `tree` its own.
 pub(super) fn fill(
     tree: &Tree,
+    stack: Stack<'_>,
     modes: &Modes,
     root: &Path,
     site: &Site<'_>,
@@ -42,7 +45,7 @@ pub(super) fn fill(
             degraded.push(format!("{what}: {failed}"));
         }
     };
-    let places = Places { tree, root, site, may_write };
+    let places = Places { tree, stack, root, site, may_write };
     let mut report = None;
     note("/etc", places.etc(modes.etc, &mut report));
     note("/tmp", tmp(modes, root));
@@ -76,6 +79,7 @@ pub(super) fn needs_writing(may_write: bool) -> Result<(), Failed> {
 /// The root of an image, and what it is filled from.
 struct Places<'a> {
     tree: &'a Tree,
+    stack: Stack<'a>,
     root: &'a Path,
     site: &'a Site<'a>,
     may_write: bool,
@@ -191,7 +195,7 @@ impl Places<'_> {
         drop(state::make_directories(&self.site.data.path, &below.join("upper"))?);
         let kept = self.site.data.join(&below);
         let at = in_root(self.root, path)?;
-        let report = state::prune::prune(&kept.join("upper"), self.tree, path.as_bytes())?;
+        let report = state::prune::prune(&kept.join("upper"), self.stack, path.as_bytes())?;
         if !report.removed.is_empty() {
             tracing::info!("{path}: the new image replaces {}", report.removed.join(", "));
         }
@@ -207,7 +211,10 @@ impl Places<'_> {
             bind(&kept(self.site, &below)?, &at)?;
             return Err(failed);
         }
-        seed::seed(self.tree, path.as_bytes(), &self.site.data.path, &below)?;
+        // An extension's where the root has none.
+        let has = |tree: &&Tree| tree.resolve_to_last(path.as_bytes()).is_ok();
+        let tree = [self.tree].iter().chain(self.stack.0).copied().find(has).unwrap_or(self.tree);
+        seed::seed(tree, path.as_bytes(), &self.site.data.path, &below)?;
         bind(&self.site.data.join(below), &at)
     }
 
