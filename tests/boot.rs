@@ -505,3 +505,37 @@ fn the_top_directory_is_the_root_s_own() {
         }
     });
 }
+
+#[test]
+fn each_slot_has_its_image() {
+    alone("each_slot_has_its_image", || {
+        let [now, before, next] = ["now", "before", "next"].map(|which| {
+            Image::build(&[], |tree| {
+                fill(tree);
+                fs::write(tree.join("which"), which).unwrap();
+            })
+        });
+        let all = [("root.img", &now), ("root.img.prev", &before), ("root.img.new", &next)];
+        let boots = |machine: &Machine, words: &str, first: &str| {
+            machine.runs(&format!("{first}setup 'ashlar=? {words}' 2>$place/err\ncat $root/which"))
+        };
+        let machine = Machine::new(&all);
+        assert_eq!(boots(&machine, "", ""), "now");
+        assert_eq!(boots(&machine, "ashlar.slot=current", ""), "now");
+        assert_eq!(boots(&machine, "ashlar.slot=previous", ""), "before");
+        assert_eq!(boots(&machine, "ashlar.slot=next", ""), "next");
+        // Each has the others behind it, but nobody boots a new one without having asked for it.
+        let without = |name: &str| format!("echo >$root/{name}\n");
+        assert_eq!(boots(&machine, "ashlar.slot=next", &without("root.img.new")), "now");
+        assert_eq!(boots(&machine, "", &without("root.img")), "before");
+        assert_eq!(boots(&machine, "ashlar.slot=previous", &without("root.img.prev")), "now");
+        let broken = without("root.img") + &without("root.img.prev");
+        let said = machine.runs(&format!("{broken}refused setup 'ashlar=?'\nls $root"));
+        assert_eq!(said, "root.img\nroot.img.new\nroot.img.prev\n");
+        let said = machine.runs(
+            "rm $root/root.img.new\nsetup 'ashlar=? ashlar.slot=next' 2>$place/err\n\
+             cat $root/which; grep -c 'slot=next is ignored' $place/err\n",
+        );
+        assert_eq!(said, "now1\n");
+    });
+}

@@ -150,6 +150,8 @@ pub fn candidates(data: &Path, args: &BootArgs, patience: Patience) -> Result<Ca
             if next.is_file() {
                 rest.splice(0..0, first.take());
                 first = Some(Candidate { path: next, pinned: args.pinned() });
+            } else {
+                tracing::warn!("ashlar.slot=next is ignored: there is no {SINGLE}.new");
             }
         }
     }
