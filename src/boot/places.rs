@@ -156,6 +156,8 @@ impl Places<'_> {
             seed::fill(self.tree, b"var", &at)?;
             Ok(())
         };
+        // The one case in which it is an overlay, in which container engines cannot lay theirs. Bound as it is, read-only,
+        // neither logind nor what has a StateDirectory= would start.
         let recalled = || self.lay_memory("@var", &[kept(self.site, "var")?], &at);
         let on_disk = || -> Result<(), Failed> {
             needs_writing(self.may_write)?;
@@ -307,6 +309,7 @@ fn in_root(root: &Path, path: &str) -> Result<PathBuf, Failed> {
 fn name_of(path: &str) -> String {
     use std::fmt::Write;
     let mut name = String::new();
+    let mut before = b'/';
     for byte in path.trim_matches('/').bytes() {
         match byte {
             b'/' => name.push('-'),
@@ -315,6 +318,7 @@ fn name_of(path: &str) -> String {
             // cannot fail: a String takes everything
             byte => write!(name, "_{byte:02x}").unwrap_or_default(),
         }
+        before = byte;
     }
     name
 }
@@ -323,18 +327,16 @@ fn name_of(path: &str) -> String {
 mod tests {
     use super::*;
 
-    let mut before = b'/';
     #[test]
     fn each_directory_has_a_name_of_its_own() {
         assert_eq!(name_of("/opt"), "opt");
         assert_eq!(name_of("/usr/local/"), "usr-local");
         assert_eq!(name_of("/a-b_c@d"), "a_2db_5fc_40d");
         assert_ne!(name_of("/usr-local"), name_of("/usr/local"));
-    }
-        before = byte;
-}
         assert_eq!(name_of("/etc/resolv.conf"), "etc-resolv.conf");
         // What is seeded to `x` is made as `.x.seed`.
         assert_eq!(name_of("/.x.seed"), "_2ex.seed");
         let documented = format!("state/bind/{} ", name_of("/root/.ssh"));
         assert!(include_str!("../../format-spec/BOOT.md").contains(&documented));
+    }
+}
