@@ -3,9 +3,10 @@
 use std::io;
 
 use super::Tree;
+use super::stack::{Node, Stack};
 use crate::error::{Error, Result};
 use crate::format::index::InodeIndex;
-use crate::format::inode::{Inode, Kind};
+use crate::format::inode::Kind;
 
 /// Most symlinks that one path may lead through (`MAXSYMLINKS` of Linux).
 pub const SYMLINKS_MAX: u32 = 40;
@@ -22,92 +23,67 @@ pub struct Resolved {
     pub path: Vec<u8>,
 }
 
-/// Where names are looked up: a tree, or several that are seen as one.
-pub trait Names {
-    /// A file that was found.
-    type Node;
-
-    /// The one that absolute paths start from.
-    fn root(&self) -> Result<Self::Node>;
-    /// Its type.
-    fn kind(&self, node: &Self::Node) -> Kind;
-    /// What has a name in a directory.
-    fn look_up(&self, directory: &Self::Node, name: &[u8]) -> Result<Option<Self::Node>>;
-    /// Where a symlink leads.
-    fn target(&self, link: &Self::Node) -> Result<Vec<u8>>;
-}
-
-impl Names for Tree {
-    type Node = (InodeIndex, Inode);
-
-    fn root(&self) -> Result<Self::Node> {
-        Ok((InodeIndex::ROOT, self.inode(InodeIndex::ROOT)?))
-    }
-
-    fn kind(&self, node: &Self::Node) -> Kind {
-        node.1.kind
-    }
-
-    fn look_up(&self, directory: &Self::Node, name: &[u8]) -> Result<Option<Self::Node>> {
-        self.lookup(directory.0, name)
-    }
-
-    fn target(&self, link: &Self::Node) -> Result<Vec<u8>> {
-        self.read_link(link.0)
-    }
-}
-
 impl Tree {
     /// The inode at a path, symlinks followed. The root of the image is the root of absolute targets, and its own parent.
     pub fn resolve_following(&self, path: &[u8]) -> Result<Resolved> {
-        follow(self, path, true).map(|((index, _), path)| Resolved { index, path })
+        Stack(&[self])
+            .follow(path, true)
+            .map(|(node, path)| Resolved { index: node.top.index, path })
     }
 
     /// The same, but a symlink at the end of the path is what is looked for.
     pub fn resolve_to_last(&self, path: &[u8]) -> Result<Resolved> {
-        follow(self, path, false).map(|((index, _), path)| Resolved { index, path })
+        Stack(&[self])
+            .follow(path, false)
+            .map(|(node, path)| Resolved { index: node.top.index, path })
     }
 }
 
-/// What is at a path, symlinks followed, and its path without them (see [`Resolved`]).
-pub fn follow<N: Names>(tree: &N, path: &[u8], through_last: bool) -> Result<(N::Node, Vec<u8>)> {
-    let root = tree.root()?;
-    // Both are stacks: names still to go, the next one last; and the way from the root to here.
-    let mut ahead: Vec<Vec<u8>> = names(path);
-    let mut way: Vec<(N::Node, Vec<u8>)> = Vec::new();
-    let mut symlinks = 0_u32;
-    while let Some(name) = ahead.pop() {
-        let here = way.last().map_or(&root, |(node, _)| node);
-        if matches!(name.as_slice(), b"" | b"." | b"..") {
-            if tree.kind(here) != Kind::Dir {
-                return Err(Error::NotADirectory);
-            }
-            if name == b".." {
-                way.pop();
-            }
-            continue;
-        }
-        let node = tree.look_up(here, &name)?.ok_or(Error::NotFound)?;
-        if tree.kind(&node) != Kind::Link || (ahead.is_empty() && !through_last) {
-            way.push((node, name));
-            continue;
-        }
-        symlinks = symlinks.saturating_add(1);
-        if symlinks > SYMLINKS_MAX {
-            return Err(Error::io(
-                format!("gave up behind {SYMLINKS_MAX} symlinks"),
-                io::Error::from_raw_os_error(TOO_MANY_SYMLINKS),
-            ));
-        }
-        let target = tree.target(&node)?;
-        if target.starts_with(b"/") {
-            way.clear();
-        }
-        ahead.append(&mut names(&target));
+impl<'a> Stack<'a> {
+    /// What is at a path, symlinks followed, and its path as in [`Resolved`].
+    pub fn resolve_following(&self, path: &[u8]) -> Result<(Node<'a>, Vec<u8>)> {
+        self.follow(path, true)
     }
-    let names: Vec<&[u8]> = way.iter().map(|(_, name)| name.as_slice()).collect();
-    let path = names.join(&b'/');
-    Ok((way.pop().map_or(root, |(node, _)| node), path))
+
+    fn follow(&self, path: &[u8], through_last: bool) -> Result<(Node<'a>, Vec<u8>)> {
+        let root = self.root()?;
+        // Both are stacks: names still to go, the next one last; and the way from the root to here.
+        let mut ahead: Vec<Vec<u8>> = names(path);
+        let mut way: Vec<(Node<'_>, Vec<u8>)> = Vec::new();
+        let mut symlinks = 0_u32;
+        while let Some(name) = ahead.pop() {
+            let here = way.last().map_or(&root, |(node, _)| node);
+            if matches!(name.as_slice(), b"" | b"." | b"..") {
+                if here.top.inode.kind != Kind::Dir {
+                    return Err(Error::NotADirectory);
+                }
+                if name == b".." {
+                    way.pop();
+                }
+                continue;
+            }
+            let node = self.lookup(here, &name)?.ok_or(Error::NotFound)?;
+            if node.top.inode.kind != Kind::Link || (ahead.is_empty() && !through_last) {
+                way.push((node, name));
+                continue;
+            }
+            symlinks = symlinks.saturating_add(1);
+            if symlinks > SYMLINKS_MAX {
+                return Err(Error::io(
+                    format!("gave up behind {SYMLINKS_MAX} symlinks"),
+                    io::Error::from_raw_os_error(TOO_MANY_SYMLINKS),
+                ));
+            }
+            let target = node.top.tree.read_link(node.top.index)?;
+            if target.starts_with(b"/") {
+                way.clear();
+            }
+            ahead.append(&mut names(&target));
+        }
+        let names: Vec<&[u8]> = way.iter().map(|(_, name)| name.as_slice()).collect();
+        let path = names.join(&b'/');
+        Ok((way.pop().map_or(root, |(node, _)| node), path))
+    }
 }
 
 /// The names in a path, the last one first. An empty name stands for "must be a directory", as a slash at the end does.

@@ -17,7 +17,6 @@ use super::node::Node;
 use super::shown;
 use crate::error::{Error, Result};
 use crate::format::inode::Kind;
-use crate::fs::path::Names;
 use crate::fs::stack::{self, Stack};
 
 /// The extended attribute that names the images. Where `trusted.` is not to be had, the other one.
@@ -93,13 +92,13 @@ fn prune_below<'a>(
             }
             continue;
         };
-        let Some(below) = lower.look_up(&level.node, &name)? else { continue };
+        let Some(below) = lower.lookup(&level.node, &name)? else { continue };
         if !path.is_empty() {
             path.push(b'/');
         }
         path.extend_from_slice(&name);
-        let is_merged =
-            lower.kind(&below) == Kind::Dir && disk::kind(trail.here(), &name)? == Some(Kind::Dir);
+        let is_merged = below.top.inode.kind == Kind::Dir
+            && disk::kind(trail.here(), &name)? == Some(Kind::Dir);
         if is_merged {
             let directory = disk::open_directory(trail.here(), &name)?;
             if !is_opaque(directory.as_fd()) {
