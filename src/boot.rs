@@ -16,6 +16,7 @@ pub mod kmsg;
 pub mod layers;
 pub mod mounts;
 pub mod needs;
+pub mod patience;
 mod places;
 pub mod report;
 mod resume;
@@ -39,6 +40,7 @@ use choose::{Candidate, Chosen, Keys};
 use cmdline::{BootArgs, Break, Wanted};
 use config::Config;
 use data::Data;
+use patience::Patience;
 use report::{Refused, Report};
 use workspace::Workspace;
 
@@ -148,6 +150,8 @@ pub struct Site<'a> {
     pub keys: &'a Keys,
     /// Why nothing that was kept may be used: it should have been forgotten, and that failed.
     pub unusable: Option<&'a Failed>,
+    /// How long images may take to be served, all together.
+    pub patience: Patience,
 }
 
 /// The same, when there is a place for everything. What is mounted in it is the caller's to take away.
@@ -157,8 +161,15 @@ fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result
     let keys = Keys::collect(Path::new(KEYS), &args.keys);
     let unusable = reset_if_asked(args, &data).err();
     let init = setup.init.as_deref().or(args.init.as_deref()).unwrap_or(needs::INIT);
-    let site =
-        Site { init, args, workspace, data: &data, keys: &keys, unusable: unusable.as_ref() };
+    let site = Site {
+        init,
+        args,
+        workspace,
+        data: &data,
+        keys: &keys,
+        unusable: unusable.as_ref(),
+        patience: Patience::begin(),
+    };
     let booted = boot_one_of(&site, &setup.newroot);
     // As it was found.
     if booted.is_err()
@@ -174,7 +185,7 @@ fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result
 /// Boots the first image that can be.
 fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
     let Site { args, workspace, data, .. } = *site;
-    let candidates = choose::candidates(&data.path, args)?;
+    let candidates = choose::candidates(&data.path, args, site.patience)?;
     let mut refused = Vec::new();
     if let Some(missing) = candidates.missing {
         tracing::error!("{missing}");
@@ -185,6 +196,10 @@ fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
         });
     }
     for candidate in candidates.images {
+        if let Err(failed) = site.patience.left() {
+            tracing::error!("{failed}: no further image is tried");
+            break;
+        }
         match boot_from(&candidate, site) {
             Ok(None) => {}
             Ok(Some(mut report)) => {

@@ -4,7 +4,7 @@ pub mod map;
 pub mod pread;
 pub mod source;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -30,10 +30,7 @@ pub enum Method {
 /// Opens the image file or block device at `path` for reading.
 pub fn open(path: &Path, method: Method) -> Result<Arc<dyn Source>> {
     let wrap = |source| Error::io(format!("cannot open {}", path.display()), source);
-    // Without O_NONBLOCK, opening a pipe would wait for somebody to write to it.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(wrap)?;
-    let kind = file.metadata().map_err(wrap)?.file_type();
+    let (file, kind) = open_whatever(path).map_err(wrap)?;
     if kind.is_dir() {
         return Err(wrap(io::ErrorKind::IsADirectory.into()));
     }
@@ -41,6 +38,28 @@ pub fn open(path: &Path, method: Method) -> Result<Arc<dyn Source>> {
         return Err(wrap(io::Error::other("it is neither a regular file nor a block device")));
     }
     from_file(file, if kind.is_file() { method } else { Method::Pread }).map_err(wrap)
+}
+
+/// Opens what must be a regular file, where nobody vouches for the name.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let (file, kind) = open_whatever(path)?;
+    let what = match (kind.is_file(), kind.is_dir(), kind.is_fifo()) {
+        (true, ..) => return Ok(file),
+        (_, true, _) => "directory",
+        (_, _, true) => "pipe",
+        _ => "device",
+    };
+    Err(io::Error::other(format!("it is a {what}, and no regular file")))
+}
+
+/// Opens what is there, and waits for nobody.
+fn open_whatever(path: &Path) -> io::Result<(File, FileType)> {
+    use rustix::fs::OFlags;
+    // Without O_NONBLOCK, opening a pipe would wait for somebody to write to it; without O_NOCTTY, a terminal would be ours.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    Ok((file, kind))
 }
 
 /// Makes a source of an open file.

@@ -13,6 +13,9 @@ use std::process::{Command, Output, Stdio};
 
 use mount::{ASHLAR, Image, ashlar, can_mount, limited, noise, text};
 
+/// Starts a program whose mounts and processes nobody else sees, and which end with it.
+const ALONE: [&str; 6] = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+
 /// A data partition and what is said to the kernel about it.
 struct Machine {
     images: Vec<(String, PathBuf)>,
@@ -52,7 +55,7 @@ impl Machine {
     }
 
     /// Runs a shell script in which `setup` sets up the root with a kernel command line, and `$root` and `$data` are where
-    /// it is and where the data partition is seen then.
+    /// it is and where the data partition is seen then. In `boots SCRIPT` that is done as often as one likes.
     fn run(&self, script: &str) -> Output {
         let directory = tempfile::tempdir().unwrap();
         let place = text(directory.path());
@@ -69,12 +72,19 @@ impl Machine {
             fs::write(&kept, content).unwrap();
             head += &format!("mkdir -p $(dirname $root/{name})\ncp {} $root/{name}\n", text(&kept));
         }
-        head += "setup() {\n  echo \"$*\" >$place/cmdline\n  mount --bind $place/cmdline /proc/cmdline\n  \
-                 $ashlar boot setup $root\n}\n\
-                 refused() { if \"$@\" 2>$place/why; then echo \"not refused: $*\"; exit 1; fi; }\n";
-        Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"])
-            .arg(head + script)
+        let words = "setup() {\n  echo \"$*\" >$place/cmdline\n  mount --bind $place/cmdline /proc/cmdline\n  \
+                     timeout 60 $ashlar boot setup $root\n}\n\
+                     refused() { if \"$@\" 2>$place/why; then echo \"not refused: $*\"; exit 1; fi; }\n";
+        fs::write(directory.path().join("words"), words).unwrap();
+        // `boots SCRIPT`: what happens in it is one boot of several.
+        head += &format!(
+            "{words}export place ashlar root data\n\
+             boots() {{ {} \". $place/words; $1\"; }}\n",
+            ALONE.join(" ") + " sh -euc"
+        );
+        Command::new(ALONE[0])
+            .args(&ALONE[1..])
+            .args(["sh", "-c", &(head + script)])
             .stdin(Stdio::null())
             .output()
             .unwrap()
@@ -96,6 +106,30 @@ fn alone(test: &'static str, body: impl FnOnce() + Send + 'static) {
     if can_mount(test) {
         limited(test, 120, body);
     }
+}
+
+/// Signs images with a new key. Returns the public one.
+fn sign(images: &[&Image]) -> String {
+    let secret = images[0].directory.path().join("k");
+    let made = ashlar(&["key", "generate", "--no-password", text(&secret)]);
+    assert!(made.status.success(), "{made:?}");
+    for image in images {
+        let (digest, path) = (&image.digest, text(&image.path));
+        let signed = ashlar(&["sign", "--key", text(&secret), "--root-digest", digest, path]);
+        assert!(signed.status.success(), "{signed:?}");
+    }
+    let public = fs::read_to_string(secret.with_extension("pub")).unwrap();
+    public.lines().nth(1).unwrap().to_owned()
+}
+
+/// An extension for any system.
+fn extension(name: &str, fill: impl FnOnce(&Path)) -> Image {
+    Image::build(&[], |tree| {
+        let release = tree.join("usr/lib/extension-release.d");
+        fs::create_dir_all(&release).unwrap();
+        fs::write(release.join(format!("extension-release.{name}")), "ID=_any\n").unwrap();
+        fill(tree);
+    })
 }
 
 #[test]
@@ -191,22 +225,7 @@ fn a_damaged_first_program_is_found_before_it_is_needed() {
             fill(tree);
             fs::write(tree.join("which"), "second\n").unwrap();
         });
-        let secret = good.directory.path().join("k");
-        let made = ashlar(&["key", "generate", "--no-password", text(&secret)]);
-        assert!(made.status.success(), "{made:?}");
-        for image in [&good, &bad] {
-            let signed = ashlar(&[
-                "sign",
-                "--key",
-                text(&secret),
-                "--root-digest",
-                &image.digest,
-                text(&image.path),
-            ]);
-            assert!(signed.status.success(), "{signed:?}");
-        }
-        let public = fs::read_to_string(good.directory.path().join("k.pub")).unwrap();
-        let key = public.lines().nth(1).unwrap();
+        let key = sign(&[&good, &bad]);
         let machine = Machine::new(&[("images/good.img", &good), ("images/bad.img", &bad)]);
         // The newest, as long as it is whole.
         let said = machine.runs(&format!("setup ashlar ashlar.key={key}\ncat $root/which"));
@@ -251,12 +270,7 @@ fn a_damaged_first_program_is_found_before_it_is_needed() {
 fn the_data_partition_vouches_for_nothing() {
     alone("the_data_partition_vouches_for_nothing", || {
         let image = Image::build(&[], fill);
-        let extension = Image::build(&[], |tree| {
-            let release = tree.join("usr/lib/extension-release.d");
-            fs::create_dir_all(&release).unwrap();
-            fs::write(release.join("extension-release.evil"), "ID=_any\n").unwrap();
-            fs::write(tree.join("which"), "evil\n").unwrap();
-        });
+        let extension = extension("evil", |tree| fs::write(tree.join("which"), "evil\n").unwrap());
         let (root, other) = (&image.digest, &extension.digest);
         let images: &[(&str, &Image)] = &[("root.img", &image), ("images/e.img", &extension)];
         let file = format!("extension-override = [\"{other}\"]\n");
@@ -352,5 +366,176 @@ fn state_goes_where_it_was_told_to() {
              cat $root/which; grep -c 'left out\\|ignored\\|/not/there' $place/err\n$ashlar boot status | grep -c ^degraded\n",
         );
         assert_eq!(odd, "first\n4\n3\n");
+    });
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_stops_no_boot() {
+    alone("a_pipe_in_the_place_of_a_file_stops_no_boot", || {
+        let image = Image::build(&[], fill);
+        let key = sign(&[&image]);
+        let machine = Machine::new(&[("root.img", &image)]);
+        let said = machine.runs(&format!(
+            "mkdir $root/images; mkfifo $root/images/p.img $root/ashlar.toml $root/root.img.minisig\n\
+             mount -t tmpfs etc /etc; mkdir -p /etc/ashlar/keys; mkfifo /etc/ashlar/keys/a.pub\n\
+             setup ashlar ashlar.key={key} 2>$place/err\ncat $root/which\n\
+             grep -c 'ashlar.toml is ignored: it is a pipe\\|a.pub: it is a pipe' $place/err\n\
+             mkdir -p $data/state; mkfifo $data/state/overlay.disabled; timeout 20 $ashlar boot disable\n\
+             $ashlar boot status | grep '^next boot'\n"
+        ));
+        assert_eq!(said, "first\n2\nnext boot         without the overlay\n");
+    });
+}
+
+#[test]
+fn bound_paths_do_not_get_into_each_other_s_way() {
+    alone("bound_paths_do_not_get_into_each_other_s_way", || {
+        let image = Image::build(&[], |tree| {
+            fill(tree);
+            fs::create_dir_all(tree.join(".x.seed")).unwrap();
+            fs::create_dir_all(tree.join("x")).unwrap();
+        });
+        let machine = Machine::new(&[("root.img", &image)]);
+        let said = machine.runs(
+            "setup='setup \"ashlar=? ashlar.bind=/x,/.x.seed\"'\n\
+             boots \"$setup; echo one >\\$root/x/a; echo two >\\$root/.x.seed/a\"\n\
+             boots \"$setup; cat \\$root/x/a \\$root/.x.seed/a\"\n",
+        );
+        assert_eq!(said, "one\ntwo\n");
+    });
+}
+
+#[test]
+fn the_server_has_nothing_open_that_is_not_its_own() {
+    alone("the_server_has_nothing_open_that_is_not_its_own", || {
+        let image = Image::build(&[], fill);
+        let machine = Machine::new(&[("root.img", &image)]);
+        let said = machine.runs(
+            "mkfifo $place/log; exec 7<>$place/log 8>$root/open\n\
+             setup ashlar=? 2>$place/err\n\
+             for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in @ashlar*) ls -l $p/fd;; esac; done\n",
+        );
+        assert!(said.contains("/dev/fuse"), "{said}");
+        assert!(!said.contains("/log") && !said.contains("/open"), "{said}");
+    });
+}
+
+#[test]
+fn what_was_brought_up_to_date_is_so_until_the_next_image() {
+    alone("what_was_brought_up_to_date_is_so_until_the_next_image", || {
+        let one = Image::build(&[], fill);
+        let two = Image::build(&[], |tree| {
+            fill(tree);
+            fs::write(tree.join("which"), "second\n").unwrap();
+        });
+        let machine = Machine::new(&[("images/one.img", &one), ("images/two.img", &two)]);
+        for (modes, stamps) in [
+            ("overlay=persistent ashlar.var=ro", "$root/etc/.updated $root/var/.updated"),
+            ("etc=overlay", "$root/etc/.updated $root/var/.updated"),
+        ] {
+            let boot = |image: &str, script: &str| {
+                format!("boots 'setup \"ashlar=?{image} ashlar.{modes}\"; {script}'\n")
+            };
+            let look = format!("ls {stamps} 2>/dev/null | wc -l");
+            let said = machine.runs(
+                &[boot("one", &format!("touch {stamps}")), boot("one", &look), boot("two", &look)]
+                    .concat(),
+            );
+            assert_eq!(said, "2\n0\n", "{modes}");
+        }
+    });
+}
+
+#[test]
+fn an_overriding_extension_must_be_whole_where_boot_needs_it() {
+    alone("an_overriding_extension_must_be_whole_where_boot_needs_it", || {
+        let image = Image::build(&[], fill);
+        let shell = extension("shell", |tree| {
+            fs::create_dir(tree.join("bin")).unwrap();
+            program(&tree.join("bin/sh"), &noise(8, 300_000));
+        });
+        let init = extension("init", |tree| {
+            fs::create_dir(tree.join("sbin")).unwrap();
+            fs::write(tree.join("sbin/init"), "no program").unwrap();
+        });
+        let images =
+            [("root.img", &image), ("images/shell.img", &shell), ("images/init.img", &init)];
+        let machine = Machine::new(&images);
+        let boot = "setup 'ashlar=?root.img ashlar.extension-override=shell,init' 2>$place/err\n\
+                    lower=/run/initramfs/ashlar/lower\n\
+                    cmp -s $root/sbin/init $lower/sbin/init; cmp -s $root/bin/sh $lower/bin/sh && echo own\n\
+                    $ashlar boot status | grep 'left out\\|^overriding' || true\n";
+        let only_init =
+            "degraded          extension `init` is left out: /sbin/init is no program\n";
+        assert_eq!(machine.runs(boot), format!("overriding        shell\n{only_init}"));
+        let flip =
+            "printf X | dd of=$root/images/shell.img bs=1 seek=100000 conv=notrunc 2>/dev/null\n";
+        let said = machine.runs(&format!("{flip}{boot}"));
+        assert!(
+            said.starts_with("own\ndegraded          extension `shell` is left out: "),
+            "{said}"
+        );
+        assert!(said.contains("/bin/sh, which is needed to boot: "), "{said}");
+        assert!(said.ends_with(only_init), "{said}");
+        // What only adds to the root is not in the way of what boot needs.
+        let said = machine.runs(&format!("{flip}{}", boot.replace("-override", "")));
+        assert_eq!(said, "own\n");
+    });
+}
+
+#[test]
+fn the_top_directory_is_the_root_s_own() {
+    alone("the_top_directory_is_the_root_s_own", || {
+        let image = Image::build(&[], |tree| {
+            fill(tree);
+            fs::set_permissions(tree, fs::Permissions::from_mode(0o751)).unwrap();
+        });
+        let closed = extension("closed", |tree| {
+            fs::write(tree.join("which"), "extension\n").unwrap();
+            std::os::unix::fs::chown(tree, Some(1000), Some(1000)).unwrap();
+            fs::set_permissions(tree, fs::Permissions::from_mode(0o700)).unwrap();
+        });
+        let machine = Machine::new(&[("root.img", &image), ("images/closed.img", &closed)]);
+        for overlay in ["no", "tmpfs", "persistent"] {
+            let said = machine.runs(&format!(
+                "setup 'ashlar=?root.img ashlar.extension-override=closed ashlar.overlay={overlay}'\n\
+                 stat -c '%a %u %g' $root; cat $root/which\n"
+            ));
+            assert_eq!(said, "751 0 0\nextension\n", "{overlay}");
+        }
+    });
+}
+
+#[test]
+fn each_slot_has_its_image() {
+    alone("each_slot_has_its_image", || {
+        let [now, before, next] = ["now", "before", "next"].map(|which| {
+            Image::build(&[], |tree| {
+                fill(tree);
+                fs::write(tree.join("which"), which).unwrap();
+            })
+        });
+        let all = [("root.img", &now), ("root.img.prev", &before), ("root.img.new", &next)];
+        let boots = |machine: &Machine, words: &str, first: &str| {
+            machine.runs(&format!("{first}setup 'ashlar=? {words}' 2>$place/err\ncat $root/which"))
+        };
+        let machine = Machine::new(&all);
+        assert_eq!(boots(&machine, "", ""), "now");
+        assert_eq!(boots(&machine, "ashlar.slot=current", ""), "now");
+        assert_eq!(boots(&machine, "ashlar.slot=previous", ""), "before");
+        assert_eq!(boots(&machine, "ashlar.slot=next", ""), "next");
+        // Each has the others behind it, but nobody boots a new one without having asked for it.
+        let without = |name: &str| format!("echo >$root/{name}\n");
+        assert_eq!(boots(&machine, "ashlar.slot=next", &without("root.img.new")), "now");
+        assert_eq!(boots(&machine, "", &without("root.img")), "before");
+        assert_eq!(boots(&machine, "ashlar.slot=previous", &without("root.img.prev")), "now");
+        let broken = without("root.img") + &without("root.img.prev");
+        let said = machine.runs(&format!("{broken}refused setup 'ashlar=?'\nls $root"));
+        assert_eq!(said, "root.img\nroot.img.new\nroot.img.prev\n");
+        let said = machine.runs(
+            "rm $root/root.img.new\nsetup 'ashlar=? ashlar.slot=next' 2>$place/err\n\
+             cat $root/which; grep -c 'slot=next is ignored' $place/err\n",
+        );
+        assert_eq!(said, "now1\n");
     });
 }

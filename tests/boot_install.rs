@@ -393,3 +393,64 @@ fn scripts_parse() {
         }
     }
 }
+
+/// What the generator writes, by path below its three directories.
+fn generated(report: Option<&str>, mounts: &str) -> BTreeMap<String, String> {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let [report_path, mounts_path] = ["boot.json", "mounts"].map(|name| dir.path().join(name));
+    if let Some(report) = report {
+        fs::write(&report_path, report).unwrap();
+    }
+    fs::write(&mounts_path, mounts).unwrap();
+    let out = dir.path().join("out");
+    let directories = ["normal", "early", "late"].map(|name| out.join(name));
+    for directory in &directories {
+        fs::create_dir_all(directory).unwrap();
+    }
+    let ran = Command::new("sh")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(GENERATOR))
+        .args(&directories)
+        .args([report_path, mounts_path])
+        .output()
+        .unwrap();
+    assert!(ran.status.success() && ran.stderr.is_empty() && ran.stdout.is_empty(), "{ran:?}");
+    let files = snapshot(&out).into_iter().filter(|(path, _)| !path.is_dir() || path.is_symlink());
+    files
+        .map(|(path, (_, content))| {
+            let path = path.strip_prefix(&out).unwrap().to_str().unwrap().to_owned();
+            (path, String::from_utf8(content).unwrap())
+        })
+        .collect()
+}
+
+const GENERATOR: &str = "src/integration/files/systemd/ashlar-generator";
+
+#[test]
+fn the_generator_changes_units_on_a_root_of_ours_only() {
+    let bound = "/dev/vda1 / fuse.ashlar ro 0 0\n/dev/vda1 /var ext4 rw,relatime 0 0\n/dev/vdb /var/x ext4 rw 0 0\n";
+    assert_eq!(generated(None, bound), BTreeMap::new());
+    let early = [
+        ("soft-reboot.target", "/dev/null"),
+        ("systemd-soft-reboot.service", "/dev/null"),
+        ("init.scope.d/50-ashlar.conf", "[Scope]\nManagedOOMPreference=omit\n"),
+        (
+            "systemd-growfs-root.service.d/50-ashlar.conf",
+            "[Service]\nExecStart=\nExecStart=/usr/lib/systemd/systemd-growfs /run/initramfs/ashlar/data\n",
+        ),
+        (
+            "systemd-remount-fs.service.d/60-ashlar.conf",
+            "[Service]\nUnsetEnvironment=SYSTEMD_REMOUNT_ROOT_RW\n",
+        ),
+    ];
+    let early = early.map(|(path, text)| (format!("early/{path}"), text.to_owned()));
+    let with_var = |mount: &str| {
+        let unit = "[Unit]\nDescription=State of this machine\nDefaultDependencies=no\n\n[Mount]\n";
+        let mut files = BTreeMap::from(early.clone());
+        files.insert("late/var.mount".to_owned(), format!("{unit}{mount}"));
+        files
+    };
+    let expected = with_var("What=tmpfs\nWhere=/var\nType=tmpfs\nOptions=mode=755\n");
+    assert_eq!(generated(Some("{}"), "tmpfs /var tmpfs rw,mode=755 0 0\n"), expected);
+    // The image's own.
+    assert_eq!(generated(Some("{}"), "/dev/vda1 / fuse.ashlar ro 0 0\n"), early.into());
+}

@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::Failed;
 use super::cmdline::{BootArgs, Slot, Wanted};
 use super::config::{Config, FILE_LEN_MAX};
-use super::data::CONFIG_IN_ROOT;
+use super::data::{CONFIG_IN_ROOT, read_text};
+use super::patience::Patience;
 use crate::format::digest::Digest;
 use crate::format::superblock::Superblock;
 use crate::image;
@@ -112,8 +113,8 @@ pub struct Candidates {
 }
 
 /// The images that may be booted. What is asked for comes first; the others need a signature, which [`open`] insists on.
-pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
-    let mut all = all(data);
+pub fn candidates(data: &Path, args: &BootArgs, patience: Patience) -> Result<Candidates, Failed> {
+    let mut all = all(data, patience);
     let list: Vec<String> = all.iter().map(|path| shown(data, path)).collect();
     let there =
         format!("images there: {}", if list.is_empty() { "none".into() } else { list.join(", ") });
@@ -127,7 +128,7 @@ pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
         Wanted::Digest(digest) => {
             let pin = |path| Candidate { path, pinned: Some(*digest) };
             let why = format!("there is no image with root digest {digest} on the data partition");
-            (with_digest(&all, *digest).map(pin), Some(Failed::new(why).hint(there)))
+            (with_digest(&all, *digest, patience).map(pin), Some(Failed::new(why).hint(there)))
         }
     };
     let missing = missing.filter(|_| first.is_none());
@@ -149,6 +150,8 @@ pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
             if next.is_file() {
                 rest.splice(0..0, first.take());
                 first = Some(Candidate { path: next, pinned: args.pinned() });
+            } else {
+                tracing::warn!("ashlar.slot=next is ignored: there is no {SINGLE}.new");
             }
         }
     }
@@ -169,8 +172,9 @@ pub fn shown(data: &Path, path: &Path) -> String {
     path.strip_prefix(data).unwrap_or(path).display().to_string()
 }
 
-/// All images, the best first: the single one and its predecessor, then the others with the newest first.
-fn all(data: &Path) -> Vec<PathBuf> {
+/// All images, the best first: the single one and its predecessor, then the others with the newest first. Each is looked
+/// into, as long as there is patience; behind that, none would be tried.
+fn all(data: &Path, patience: Patience) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = [SINGLE.to_owned(), format!("{SINGLE}.prev")]
         .into_iter()
         .map(|name| data.join(name))
@@ -187,7 +191,8 @@ fn all(data: &Path) -> Vec<PathBuf> {
             return found;
         }
     };
-    for entry in entries.flatten().take(IMAGES_MAX) {
+    let entries = entries.flatten().take(IMAGES_MAX);
+    for entry in entries.take_while(|_| patience.left().is_ok()) {
         let path = entry.path();
         let Ok(metadata) = path.metadata() else { continue };
         if metadata.is_file() && is_image_name(&path) {
@@ -218,7 +223,8 @@ fn claimed_version(path: &Path) -> u64 {
 
 /// The image with a root digest, whoever else vouches for it.
 pub fn find(data: &Path, digest: Digest) -> Option<PathBuf> {
-    with_digest(&all(data), digest)
+    let patience = Patience::begin();
+    with_digest(&all(data, patience), digest, patience)
 }
 
 /// The image that a name means.
@@ -236,12 +242,16 @@ pub fn named(data: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// The image whose superblock has a digest: the one that bears it as its name, or any other.
-fn with_digest(all: &[PathBuf], digest: Digest) -> Option<PathBuf> {
+fn with_digest(all: &[PathBuf], digest: Digest, patience: Patience) -> Option<PathBuf> {
     let name = digest.to_string();
     let is_named = |path: &&PathBuf| path.file_stem().is_some_and(|stem| stem == name.as_str());
     let by_name = all.iter().filter(is_named);
     let others = all.iter().filter(|path| !is_named(path));
-    by_name.chain(others).find(|path| open_as(path, Anchor::RootDigest(digest)).is_ok()).cloned()
+    by_name
+        .chain(others)
+        .take_while(|_| patience.left().is_ok())
+        .find(|path| open_as(path, Anchor::RootDigest(digest)).is_ok())
+        .cloned()
 }
 
 /// Opens an image if somebody vouches for it.
@@ -285,7 +295,8 @@ pub fn open_as(path: &Path, anchor: Anchor) -> Result<Tree, Error> {
     if matches!(options.anchor, Anchor::Keys(_)) {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".minisig");
-        options.detached_signatures.extend(trust::read_signature(Path::new(&beside)).ok());
+        let text = read_text(Path::new(&beside)).ok();
+        options.detached_signatures.extend(text.map(String::into_bytes));
     }
     crate::open(path, &options)
 }
@@ -304,9 +315,10 @@ impl Keys {
         let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
         paths.sort();
         for path in paths.iter().filter(|path| path.extension().is_some_and(|it| it == "pub")) {
-            match trust::read_key(path) {
-                Ok(key) => keys.push(key),
-                Err(err) => tracing::warn!("{err}"),
+            match read_text(path).map(|text| trust::parse_key(&text)) {
+                Ok(Some(key)) => keys.push(key),
+                Ok(None) => tracing::warn!("{} is no minisign public key", path.display()),
+                Err(err) => tracing::warn!("cannot read key {}: {err}", path.display()),
             }
         }
         Keys(keys)

@@ -1,7 +1,7 @@
 //! What does the kernel command line ask for?
 //!
-//! It is cut as the kernel cuts it: at white space, which double quotes protect; there are no escapes, and the last one
-//! of a word wins.
+//! It is cut as the kernel cuts it: at white space, which double quotes protect; there are no escapes, the last one of a
+//! word wins, and what is behind `--` is for the first program.
 
 use std::fmt;
 
@@ -107,7 +107,7 @@ impl BootArgs {
     pub fn parse(text: &str) -> Result<Option<BootArgs>, BadCmdline> {
         let mut args = BootArgs { use_file: true, ..BootArgs::default() };
         let mut is_ours = false;
-        for word in words(text) {
+        for word in words(text).into_iter().take_while(|word| word != "--") {
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (word.as_str(), None),
@@ -297,6 +297,15 @@ mod tests {
     fn the_first_program_is_the_last_one_named() {
         assert_eq!(parse("ashlar init=/a init=/bin/b").init.unwrap(), "/bin/b");
         assert_eq!(parse("ashlar init=relative").init, None);
+    }
+
+    #[test]
+    fn what_is_for_the_first_program_is_not_for_us() {
+        assert_eq!(BootArgs::parse("root=/dev/sda1 -- ashlar").unwrap(), None);
+        let args = parse("ashlar=a panic=0 -- ashlar=?b ashlar.fallback=none init=/x");
+        assert_eq!((args.wanted, args.unauthenticated), (Wanted::Name("a".into()), false));
+        assert_eq!((args.fallback, args.init), (None, None));
+        assert_eq!(parse("ashlar=a --debug ashlar=b").wanted, Wanted::Name("b".into()));
     }
 
     #[test]

@@ -307,6 +307,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_documented_is_understood() {
+        let mut counts = Vec::new();
+        for block in include_str!("../../format-spec/BOOT.md").split("```toml\n").skip(1) {
+            let text = block.split("```").next().unwrap();
+            let modes = Config::from_toml(text).unwrap().modes();
+            let mut names: Vec<_> = modes.bind.iter().collect();
+            names.dedup();
+            counts.push(names.len());
+        }
+        assert_eq!(counts, [2, 19]);
+    }
+
+    #[test]
     fn a_wrong_file_is_refused_with_the_place() {
         for text in [
             "overlay = \"yes\"",

@@ -47,7 +47,8 @@ pub fn switch_overlay(on: bool) -> Result<(), Failed> {
                 Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(wrap(err)),
                 _ => {}
             }
-        } else {
+        } else if !data.is_overlay_disabled() {
+            // Whatever is there already will do, and might make us wait: a pipe.
             fs::write(&marker, "").map_err(wrap)?;
         }
         let directory = fs::File::open(data.join(STATE)).map_err(wrap)?;

@@ -1,6 +1,7 @@
 //! What is the data partition, and may it be written to?
 
 use std::fs;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ use rustix::mount::MountFlags;
 use super::config::{Config, FILE_LEN_MAX};
 use super::workspace::{bind, make_private};
 use super::{Failed, mounts};
+use crate::format::field::u64_from_usize;
+use crate::image;
 
 /// The configuration file, on the data partition.
 pub const CONFIG: &str = "ashlar.toml";
@@ -116,15 +119,18 @@ pub(super) fn is_read_only(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
+/// Reads a small text file that anybody may have put there.
+pub(super) fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = image::open_regular(path)?;
+    file.take(u64_from_usize(FILE_LEN_MAX)).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Reads a configuration file; nothing where there is none.
 pub fn read_config(path: &Path) -> Config {
-    use std::io::Read;
-    let mut text = String::new();
-    let read = fs::File::open(path).and_then(|file| {
-        file.take(crate::format::field::u64_from_usize(FILE_LEN_MAX)).read_to_string(&mut text)
-    });
-    match read {
-        Ok(_) => Config::from_toml(&text).unwrap_or_else(|why| {
+    match read_text(path) {
+        Ok(text) => Config::from_toml(&text).unwrap_or_else(|why| {
             tracing::error!("{} is ignored: {why}", path.display());
             Config::default()
         }),

@@ -1,15 +1,16 @@
 //! Which further images belong to the root? Each is verified like the root's own, and must be made for it.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::choose::{self, Candidate, Chosen, Voucher};
 use super::config::Modes;
 use super::workspace::unmount;
-use super::{Failed, Site, layers};
+use super::{Failed, Site, layers, needs};
 use crate::error::Error;
 use crate::format::digest::Digest;
 use crate::fs::Tree;
+use crate::fs::stack::Stack;
 
 /// Where extensions say what they are made for (extension-release(5)); what is no extension has none of it.
 pub(super) const RELEASES: &str = "usr/lib/extension-release.d";
@@ -17,26 +18,41 @@ pub(super) const RELEASES: &str = "usr/lib/extension-release.d";
 const PREFIX: &str = "extension-release.";
 /// Where a system says what it is (os-release(5)); the first that is there counts.
 const OS_RELEASE: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
+/// The directory that lies over all. No extension is called so.
+const FACE: &str = "@root";
 /// Longest such file that is read.
 const RELEASE_LEN_MAX: usize = 64 * 1024;
 
-/// Directories of an overlay, in the order in which they are looked into.
+/// Extensions, and where they are mounted; each kind in the order in which it is looked into.
 #[derive(Debug, Default)]
-pub(super) struct Lowers {
-    above: Vec<PathBuf>,
-    base: Option<PathBuf>,
-    below: Vec<PathBuf>,
+pub(super) struct Served {
+    /// Those that override the root's.
+    above: Vec<(PathBuf, Tree)>,
+    /// Those that add to it.
+    below: Vec<(PathBuf, Tree)>,
 }
 
-impl Lowers {
-    /// Sets the root's own.
-    pub(super) fn base(&mut self, path: PathBuf) {
-        self.base = Some(path);
+impl Served {
+    /// The directories of an overlay in which they and the root's own are one, the uppermost first.
+    pub(super) fn lowers(&self, base: &Path, site: &Site<'_>) -> Result<Vec<PathBuf>, Failed> {
+        let paths = |of: &[(PathBuf, Tree)]| of.iter().map(|(path, _)| path.clone()).collect();
+        let (mut lowers, below): (Vec<_>, Vec<_>) = (paths(&self.above), paths(&self.below));
+        if !lowers.is_empty() {
+            // The uppermost directory's mode and owner are those of `/`. Whoever made an extension in a directory that
+            // nobody else may enter does not mean that: an empty one with the root's own comes before.
+            let face = site.workspace.place("extension", FACE)?;
+            layers::copy_owner(base, &face)?;
+            lowers.insert(0, face);
+        }
+        lowers.push(base.to_owned());
+        lowers.extend(below);
+        Ok(lowers)
     }
 
-    /// All of them, the uppermost first.
-    pub(super) fn paths(self) -> Vec<PathBuf> {
-        self.above.into_iter().chain(self.base).chain(self.below).collect()
+    /// The images themselves, in the same order.
+    pub(super) fn trees<'a>(&'a self, root: &'a Tree) -> Vec<&'a Tree> {
+        let trees = |of: &'a [(PathBuf, Tree)]| of.iter().map(|(_, tree)| tree);
+        trees(&self.above).chain([root]).chain(trees(&self.below)).collect()
     }
 }
 
@@ -47,21 +63,22 @@ pub(super) fn serve_all(
     pins: &[Digest],
     site: &Site<'_>,
     degraded: &mut Vec<String>,
-) -> Lowers {
+) -> Served {
     let mut seen = BTreeSet::new();
-    let mut serve_each = |names: &mut Vec<String>| {
-        let mut paths = Vec::new();
+    let mut serve_each = |names: &mut Vec<String>, overrides: bool| {
+        let mut served: Vec<(PathBuf, Tree)> = Vec::new();
         names.retain(|name| {
             // overlayfs takes nothing twice, and where it is found first is where it counts.
             if !seen.insert(name.clone()) {
                 return false;
             }
-            match serve(name, root, pins, site) {
-                Ok((path, voucher)) => {
-                    paths.push(path);
-                    if voucher == Voucher::Nobody {
+            let above = overrides.then_some(served.as_slice());
+            match serve(name, root, above, pins, site) {
+                Ok((path, chosen)) => {
+                    if chosen.voucher == Voucher::Nobody {
                         degraded.push(format!("extension `{name}` is not authenticated"));
                     }
+                    served.push((path, chosen.tree));
                     true
                 }
                 Err(failed) => {
@@ -70,23 +87,26 @@ pub(super) fn serve_all(
                 }
             }
         });
-        paths
+        served
     };
-    let above = serve_each(&mut modes.extension_override);
-    let below = serve_each(&mut modes.extension);
-    Lowers { above, base: None, below }
+    let above = serve_each(&mut modes.extension_override, true);
+    let below = serve_each(&mut modes.extension, false);
+    Served { above, below }
 }
 
+/// Mounts one extension. `above` is for one that overrides the root's files: what overrides its own, perhaps nothing.
 fn serve(
     name: &str,
     root: &Chosen,
+    above: Option<&[(PathBuf, Tree)]>,
     pins: &[Digest],
     site: &Site<'_>,
-) -> Result<(PathBuf, Voucher), Failed> {
+) -> Result<(PathBuf, Chosen), Failed> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if !name.bytes().all(is_plain) || name.starts_with('.') {
         return Err(Failed::new("its name is not letters, digits, `.`, `_` and `-`"));
     }
+    site.patience.left()?;
     let (path, pinned) = match name.parse() {
         Ok(digest) => {
             (choose::find(&site.data.path, digest), Some(digest).filter(|it| pins.contains(it)))
@@ -96,10 +116,16 @@ fn serve(
     let path = path.ok_or_else(|| Failed::new("there is no such image on the data partition"))?;
     let chosen = choose::open(&Candidate { path, pinned }, site.args, site.keys)?;
     fits(&chosen.tree, &root.tree)?;
+    if let Some(above) = above {
+        // The root was found to be whole as it is by itself; now some of what boot needs may be this one's.
+        let mut trees: Vec<&Tree> = above.iter().map(|(_, tree)| tree).collect();
+        trees.extend([&chosen.tree, &root.tree]);
+        needs::read(Stack(&trees), site.init).map_err(Failed::new)?;
+    }
     let at = site.workspace.place("extension", name)?;
     // A server that was killed leaves a mount that answers nothing.
     layers::serve(&chosen, &at, None, site).inspect_err(|_| unmount(&at))?;
-    Ok((at, chosen.voucher))
+    Ok((at, chosen))
 }
 
 /// Whether an extension is made for this system: as systemd-sysext(8) has it, `ID` must be the same, or `_any`, and so must

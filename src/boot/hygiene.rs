@@ -27,6 +27,16 @@ const CGROUPS: [&str; 3] = [
     "/sys/fs/cgroup/systemd/cgroup.procs",
 ];
 
+/// Closes what whoever starts us has open besides the standard streams, before anything is opened here: a pipe whose reader
+/// waits for its end, or a file on the data partition that is open for writing, and would keep that from being made read-only
+/// when the machine ends.
+pub fn close_inherited() {
+    for number in descriptors().into_iter().filter(|number| *number > 2) {
+        // One of them listed the others, and is closed already.
+        nix::unistd::close(number).unwrap_or_default();
+    }
+}
+
 /// Before there are threads, for they inherit all of it.
 pub fn first() -> Result<(), Failed> {
     // A hang-up of the console, ^C, a stop from a terminal: all are for the initramfs, not for us. The mask is enough: what
@@ -118,13 +128,17 @@ pub fn faults(mount: Device) -> Vec<String> {
     faults
 }
 
-/// Our descriptors that are open on a file system.
-fn descriptors_on(mount: Device) -> Vec<RawFd> {
+/// Our descriptors.
+fn descriptors() -> Vec<RawFd> {
     let numbers = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let numbers: Vec<RawFd> = numbers
-        .filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
-        .collect();
     numbers
+        .filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
+        .collect()
+}
+
+/// Those that are open on a file system.
+fn descriptors_on(mount: Device) -> Vec<RawFd> {
+    descriptors()
         .into_iter()
         .filter(|number| {
             let path = format!("/proc/self/fd/{number}");

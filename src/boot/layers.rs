@@ -9,12 +9,14 @@ use rustix::mount::{FsOpenFlags, MountFlags, UnmountFlags};
 
 use super::choose::Chosen;
 use super::config::{Modes, Overlay};
+use super::extension::Served;
 use super::report::Report;
 use super::server::{ServerArgs, is_open};
 use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
 use super::{Failed, Site, data, extension, places, start};
 use crate::format::digest::Digest;
 use crate::fs::Tree;
+use crate::fs::stack::Stack;
 use crate::state;
 
 /// Options by which an overlay still fits when the image below it changes, which overlayfs allows only while none of these
@@ -54,27 +56,25 @@ pub fn build(
     let root = site.workspace.root();
     serve(chosen, if has_layers { &lower } else { &root }, Some(site.init), site)?;
     let may_write = may_write(&modes, site, &mut degraded);
+    let mut served = Served::default();
     if has_layers {
-        let mut lowers = extension::serve_all(&mut modes, chosen, pins, site, &mut degraded);
-        lowers.base(lower.clone());
-        let over = over_root(
-            &chosen.tree,
-            &lowers.paths(),
-            &modes.overlay,
-            &root,
-            site,
-            may_write,
-            &mut degraded,
-        );
+        served = extension::serve_all(&mut modes, chosen, pins, site, &mut degraded);
+        let over = served.lowers(&lower, site).and_then(|lowers| {
+            let (tree, overlay) = (&chosen.tree, &modes.overlay);
+            over_root(tree, &lowers, overlay, &root, site, may_write, &mut degraded)
+        });
         if let Err(failed) = over {
             degraded.push(format!("nothing lies over /: {failed}"));
             modes.overlay = Overlay::No;
             modes.extension.clear();
             modes.extension_override.clear();
+            served = Served::default();
             bind(&lower, &root)?;
         }
     }
-    let etc = places::fill(&chosen.tree, &modes, &root, site, may_write, &mut degraded);
+    let trees = served.trees(&chosen.tree);
+    let stack = Stack(&trees);
+    let etc = places::fill(&chosen.tree, stack, &modes, &root, site, may_write, &mut degraded);
     for what in &degraded {
         tracing::error!("{what}");
     }
@@ -121,7 +121,7 @@ pub(super) fn serve(
     init: Option<&str>,
     site: &Site<'_>,
 ) -> Result<(), Failed> {
-    start::start(&ServerArgs {
+    let args = ServerArgs {
         image: chosen.path.clone(),
         root_digest: chosen.tree.root_digest(),
         voucher: chosen.voucher.word().to_owned(),
@@ -130,7 +130,8 @@ pub(super) fn serve(
         empty: site.workspace.empty(),
         init: init.map(str::to_owned),
         without: site.args.without.clone(),
-    })
+    };
+    start::start(&args, site.patience)
 }
 
 /// Lays the overlay over the root, or only the images over each other. Where the data partition cannot have it, it is in
@@ -157,9 +158,8 @@ fn over_root(
     let on_disk = || {
         places::needs_writing(may_write)?;
         let kept = persistent(overlay, &site.data.path)?;
-        for below in ["upper/etc", "upper/var"] {
-            places::renew_stamp(&kept.join(below), tree);
-        }
+        prepare(lowers, &kept)?;
+        places::renew_stamps(&kept.join("upper"), &["etc", "var"], tree);
         over(lowers, Some(&kept))
     };
     match overlay {
@@ -220,14 +220,8 @@ pub(super) fn lay(
     let mut options = format!("lowerdir={},{OPTIONS}", list.join(":"));
     let mut flags = MountFlags::RDONLY;
     if let Some(kept) = kept {
+        prepare(lowers, kept)?;
         let (upper, work) = (kept.join("upper"), kept.join("work"));
-        let is_new = !upper.exists();
-        make_dir(&upper)?;
-        make_dir(&work)?;
-        if is_new && let Some(top) = lowers.first() {
-            // The upper directory's own mode and owner become those of the mount.
-            copy_owner(top, &upper)?;
-        }
         options = format!("{options},upperdir={},workdir={}", upper.display(), work.display());
         flags = MountFlags::empty();
     }
@@ -246,7 +240,21 @@ pub(super) fn lay(
     Ok(())
 }
 
-fn copy_owner(from: &Path, to: &Path) -> Result<(), Failed> {
+/// Makes the directories of an overlay, where they are missing.
+pub(super) fn prepare(lowers: &[PathBuf], kept: &Path) -> Result<(), Failed> {
+    let upper = kept.join("upper");
+    let is_new = !upper.exists();
+    make_dir(&upper)?;
+    make_dir(kept.join("work"))?;
+    match lowers.first() {
+        // The upper directory's own mode and owner become those of the mount.
+        Some(top) if is_new => copy_owner(top, &upper),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a directory another one's mode and owner.
+pub(super) fn copy_owner(from: &Path, to: &Path) -> Result<(), Failed> {
     use std::os::unix::fs::MetadataExt;
     let copy = || -> io::Result<()> {
         let metadata = fs::metadata(from)?;

@@ -12,7 +12,7 @@ use elf::endian::AnyEndian;
 use crate::error::{Error, Result};
 use crate::format::field::{u64_from_usize, usize_from_u64};
 use crate::format::inode::Kind;
-use crate::fs::Tree;
+use crate::fs::stack::{Layer, Stack};
 
 /// The first program of a system.
 pub const INIT: &str = "/sbin/init";
@@ -59,14 +59,14 @@ impl std::fmt::Display for Unfit {
 
 /// Reads what the program at `init` needs. Libraries that are not found are the loader's to complain about: it knows more
 /// places than we do.
-pub fn read(tree: &Tree, init: &str) -> Result<Read, Unfit> {
+pub fn read(stack: Stack<'_>, init: &str) -> Result<Read, Unfit> {
     let mut seen = BTreeSet::new();
     let mut done = Read::default();
     let damaged =
         |path: &[u8], err| Unfit::Damaged(String::from_utf8_lossy(path).into_owned(), err);
     let mut ahead: Vec<Vec<u8>> = Vec::new();
     for path in ALSO {
-        match tree.resolve_following(path) {
+        match stack.resolve_following(path) {
             Ok(_) => ahead.push(path.to_vec()),
             Err(Error::NotFound | Error::NotADirectory) => {}
             Err(err) => return Err(damaged(path, err)),
@@ -74,10 +74,8 @@ pub fn read(tree: &Tree, init: &str) -> Result<Read, Unfit> {
     }
     ahead.push(init.as_bytes().to_vec());
     for path in DIRECTORIES {
-        let is_there = match tree.resolve_following(path) {
-            Ok(resolved) => {
-                tree.inode(resolved.index).map_err(|err| damaged(path, err))?.kind == Kind::Dir
-            }
+        let is_there = match stack.resolve_following(path) {
+            Ok((node, _)) => node.top.inode.kind == Kind::Dir,
             Err(Error::NotFound | Error::NotADirectory) => false,
             Err(err) => return Err(damaged(path, err)),
         };
@@ -88,34 +86,30 @@ pub fn read(tree: &Tree, init: &str) -> Result<Read, Unfit> {
     }
     while let Some(path) = ahead.pop() {
         let is_init = path == init.as_bytes();
-        let resolved = match tree.resolve_following(&path) {
+        let (node, mut own_dir) = match stack.resolve_following(&path) {
             Ok(resolved) => resolved,
-            Err(Error::NotFound) if is_init => {
+            Err(Error::NotFound | Error::NotADirectory) if is_init => {
                 return Err(Unfit::Init(format!("there is no {init} in it")));
             }
             Err(Error::NotFound | Error::NotADirectory) => continue,
             Err(err) => return Err(damaged(&path, err)),
         };
-        if !seen.insert(resolved.index) || seen.len() > FILES_MAX {
-            continue;
-        }
-        let inode = tree.inode(resolved.index).map_err(|err| damaged(&path, err))?;
+        let inode = &node.top.inode;
         let is_program = inode.kind == Kind::File && inode.permissions & 0o111 != 0;
         if is_init && !is_program {
             return Err(Unfit::Init(format!("{init} is no program")));
         }
-        if inode.kind != Kind::File {
+        if inode.kind != Kind::File || !seen.insert(own_dir.clone()) || seen.len() > FILES_MAX {
             continue;
         }
-        let content = content(tree, resolved.index).map_err(|err| damaged(&path, err))?;
+        let content = content(&node.top).map_err(|err| damaged(&path, err))?;
         done.files = done.files.saturating_add(1);
         done.bytes = done.bytes.saturating_add(inode.size);
         let named = names(&content);
         ahead.extend(named.interpreter);
-        let mut own_dir = resolved.path;
         own_dir.truncate(own_dir.iter().rposition(|byte| *byte == b'/').unwrap_or(0));
         for library in named.libraries {
-            let found = find(tree, &library, &named.search, &own_dir);
+            let found = find(stack, &library, &named.search, &own_dir);
             ahead.extend(found.map_err(|err| damaged(&library, err))?);
         }
     }
@@ -123,13 +117,13 @@ pub fn read(tree: &Tree, init: &str) -> Result<Read, Unfit> {
 }
 
 /// A file's bytes; only read, and empty, when it is too long to be held.
-fn content(tree: &Tree, index: crate::format::index::InodeIndex) -> Result<Vec<u8>> {
-    let size = tree.inode(index)?.size;
+fn content(file: &Layer<'_>) -> Result<Vec<u8>> {
+    let size = file.inode.size;
     let mut content = Vec::new();
     let mut chunk = vec![0; CHUNK];
     let mut at = 0_u64;
     while at < size {
-        let len = tree.read_at(index, at, &mut chunk)?;
+        let len = file.tree.read_at(file.index, at, &mut chunk)?;
         if len == 0 {
             break;
         }
@@ -185,7 +179,7 @@ fn elf_names(content: &[u8]) -> Option<Named> {
 
 /// Where a library is.
 fn find(
-    tree: &Tree,
+    stack: Stack<'_>,
     library: &[u8],
     search: &[Vec<u8>],
     own_dir: &[u8],
@@ -200,7 +194,7 @@ fn find(
     });
     for directory in own.chain(triplets) {
         let path = [directory.as_slice(), b"/", library].concat();
-        match tree.resolve_following(&path) {
+        match stack.resolve_following(&path) {
             Ok(_) => return Ok(Some(path)),
             Err(Error::NotFound | Error::NotADirectory) => {}
             Err(err) => return Err(err),

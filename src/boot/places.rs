@@ -15,6 +15,7 @@ use super::{Failed, Site};
 use crate::error::Error;
 use crate::format::digest::Digest;
 use crate::fs::Tree;
+use crate::fs::stack::Stack;
 use crate::state::{self, etc, seed};
 use crate::trust::Anchor;
 
@@ -29,8 +30,10 @@ const IMAGE_XATTR: &str = "trusted.ashlar.image";
 const STAMP: &str = ".updated";
 
 /// Puts everything in its place. What does not work is done without, and noted. Returns what became of a merged `/etc`.
+/// `stack` are the images that the root is made of, `tree` its own.
 pub(super) fn fill(
     tree: &Tree,
+    stack: Stack<'_>,
     modes: &Modes,
     root: &Path,
     site: &Site<'_>,
@@ -42,7 +45,7 @@ pub(super) fn fill(
             degraded.push(format!("{what}: {failed}"));
         }
     };
-    let places = Places { tree, root, site, may_write };
+    let places = Places { tree, stack, root, site, may_write };
     let mut report = None;
     note("/etc", places.etc(modes.etc, &mut report));
     note("/tmp", tmp(modes, root));
@@ -76,6 +79,7 @@ pub(super) fn needs_writing(may_write: bool) -> Result<(), Failed> {
 /// The root of an image, and what it is filled from.
 struct Places<'a> {
     tree: &'a Tree,
+    stack: Stack<'a>,
     root: &'a Path,
     site: &'a Site<'a>,
     may_write: bool,
@@ -96,8 +100,10 @@ impl Places<'_> {
                 return Ok(());
             }
             drop(state::make_directories(&self.site.data.path, &below)?);
-            renew_stamp(&self.site.data.join(&below).join("upper"), self.tree);
-            lay_over(&at, &self.site.data.join(&below))
+            let kept = self.site.data.join(&below);
+            layers::prepare(std::slice::from_ref(&at), &kept)?;
+            renew_stamps(&kept.join("upper"), &["."], self.tree);
+            lay_over(&at, &kept)
         };
         let done = match mode {
             Etc::Ro => return Ok(()),
@@ -150,6 +156,8 @@ impl Places<'_> {
             seed::fill(self.tree, b"var", &at)?;
             Ok(())
         };
+        // The one case in which it is an overlay, in which container engines cannot lay theirs. Bound as it is, read-only,
+        // neither logind nor what has a StateDirectory= would start.
         let recalled = || self.lay_memory("@var", &[kept(self.site, "var")?], &at);
         let on_disk = || -> Result<(), Failed> {
             needs_writing(self.may_write)?;
@@ -159,7 +167,7 @@ impl Places<'_> {
             }
             seed::seed(self.tree, b"var", &self.site.data.path, Path::new("var"))?;
             let directory = self.site.data.join("var");
-            renew_stamp(&directory, self.tree);
+            renew_stamps(&directory, &["."], self.tree);
             bind(&directory, &at)
         };
         match mode {
@@ -189,7 +197,7 @@ impl Places<'_> {
         drop(state::make_directories(&self.site.data.path, &below.join("upper"))?);
         let kept = self.site.data.join(&below);
         let at = in_root(self.root, path)?;
-        let report = state::prune::prune(&kept.join("upper"), self.tree, path.as_bytes())?;
+        let report = state::prune::prune(&kept.join("upper"), self.stack, path.as_bytes())?;
         if !report.removed.is_empty() {
             tracing::info!("{path}: the new image replaces {}", report.removed.join(", "));
         }
@@ -205,7 +213,10 @@ impl Places<'_> {
             bind(&kept(self.site, &below)?, &at)?;
             return Err(failed);
         }
-        seed::seed(self.tree, path.as_bytes(), &self.site.data.path, &below)?;
+        // An extension's where the root has none.
+        let has = |tree: &&Tree| tree.resolve_to_last(path.as_bytes()).is_ok();
+        let tree = [self.tree].iter().chain(self.stack.0).copied().find(has).unwrap_or(self.tree);
+        seed::seed(tree, path.as_bytes(), &self.site.data.path, &below)?;
         bind(&self.site.data.join(below), &at)
     }
 
@@ -244,28 +255,32 @@ fn tmp(modes: &Modes, root: &Path) -> Result<(), Failed> {
     mount("tmpfs", &at, "tmpfs", flags, "mode=1777,size=50%")
 }
 
-/// Takes systemd's stamp away from a kept directory, if that is there, when the image is another one than the last time.
-pub(super) fn renew_stamp(directory: &Path, tree: &Tree) {
+/// Takes systemd's stamp away from directories below one that is kept, if it is there, when the image is another one than
+/// the last time.
+pub(super) fn renew_stamps(kept: &Path, below: &[&str], tree: &Tree) {
     let digest = tree.root_digest().to_string();
-    if !directory.is_dir() {
-        return;
-    }
     let renew = || -> io::Result<()> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(directory, flags, Mode::empty())?;
+        let kept = rustix::fs::open(kept, flags, Mode::empty())?;
         let mut last = [0; 64];
-        let len = rustix::fs::fgetxattr(&opened, IMAGE_XATTR, &mut last[..]).unwrap_or_default();
+        let len = rustix::fs::fgetxattr(&kept, IMAGE_XATTR, &mut last[..]).unwrap_or_default();
         if last.get(..len) == Some(digest.as_bytes()) {
             return Ok(());
         }
-        match rustix::fs::unlinkat(&opened, STAMP, rustix::fs::AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(err) => return Err(err.into()),
+        for name in below {
+            // In an overlay a directory is there when something in it was changed.
+            let Ok(stamped) = rustix::fs::openat(&kept, *name, flags, Mode::empty()) else {
+                continue;
+            };
+            match rustix::fs::unlinkat(&stamped, STAMP, rustix::fs::AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(err) => return Err(err.into()),
+            }
         }
-        Ok(rustix::fs::fsetxattr(&opened, IMAGE_XATTR, digest.as_bytes(), XattrFlags::empty())?)
+        Ok(rustix::fs::fsetxattr(&kept, IMAGE_XATTR, digest.as_bytes(), XattrFlags::empty())?)
     };
     if let Err(err) = renew() {
-        tracing::warn!("{}: cannot note the image: {err}", directory.display());
+        tracing::warn!("{}: cannot note the image: {err}", kept.display());
     }
 }
 
@@ -287,17 +302,23 @@ fn in_root(root: &Path, path: &str) -> Result<PathBuf, Failed> {
     Ok(at)
 }
 
-/// The name of a directory's overlay: its path, slashes as hyphens, and whatever is not plain as `_` and two digits.
+/// The name under which a path's state is kept: slashes as hyphens, and whatever is not plain as `_` and two digits.
+///
+/// A dot that a name begins with is not plain: `.NAME.seed` and the like are what something is called while it is made, or
+/// removed.
 fn name_of(path: &str) -> String {
     use std::fmt::Write;
     let mut name = String::new();
+    let mut before = b'/';
     for byte in path.trim_matches('/').bytes() {
         match byte {
             b'/' => name.push('-'),
-            byte if byte.is_ascii_alphanumeric() || byte == b'.' => name.push(char::from(byte)),
+            b'.' if before != b'/' => name.push('.'),
+            byte if byte.is_ascii_alphanumeric() => name.push(char::from(byte)),
             // cannot fail: a String takes everything
             byte => write!(name, "_{byte:02x}").unwrap_or_default(),
         }
+        before = byte;
     }
     name
 }
@@ -312,5 +333,10 @@ mod tests {
         assert_eq!(name_of("/usr/local/"), "usr-local");
         assert_eq!(name_of("/a-b_c@d"), "a_2db_5fc_40d");
         assert_ne!(name_of("/usr-local"), name_of("/usr/local"));
+        assert_eq!(name_of("/etc/resolv.conf"), "etc-resolv.conf");
+        // What is seeded to `x` is made as `.x.seed`.
+        assert_eq!(name_of("/.x.seed"), "_2ex.seed");
+        let documented = format!("state/bind/{} ", name_of("/root/.ssh"));
+        assert!(include_str!("../../format-spec/BOOT.md").contains(&documented));
     }
 }

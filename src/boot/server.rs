@@ -12,6 +12,7 @@ use super::choose::open_as;
 use super::{Failed, hygiene, needs, resume};
 use crate::format::digest::Digest;
 use crate::format::index::InodeIndex;
+use crate::fs::stack::Stack;
 use crate::fuse::mount::Settings;
 use crate::fuse::mountinfo;
 use crate::fuse::session::{self, Work};
@@ -52,13 +53,14 @@ pub struct ServerArgs {
 pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     // Started through /proc/self/exe, it would be called `exe`.
     rustix::thread::set_name(c"ashlar").unwrap_or_default();
+    hygiene::close_inherited();
     super::kmsg::start(tracing::level_filters::LevelFilter::INFO, false);
     hygiene::first()?;
     #[cfg(feature = "without-cures")]
     crate::fuse::BRIEFLY.store(is_open(&args.without, "ttl"), std::sync::atomic::Ordering::Relaxed);
     let tree = open_as(&args.image, Anchor::RootDigest(args.root_digest))?;
     if let Some(init) = &args.init {
-        let read = needs::read(&tree, init).map_err(Failed::new)?;
+        let read = needs::read(Stack(&[&tree]), init).map_err(Failed::new)?;
         tracing::info!(
             "{} files ({} bytes) that are needed to boot are whole",
             read.files,

@@ -9,11 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Failed;
+use super::patience::Patience;
 use super::server::{READY, ServerArgs};
 
-/// How long a server may take until its mount answers. It reads a few MiB; a disk that needs longer than this is dying, and
-/// another image, on another part of it, may still be read.
-const PATIENCE: Duration = Duration::from_mins(2);
 /// How long a server may take to end.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// The name that a server bears. systemd spares processes of the superuser whose name starts with `@` when it ends all
@@ -21,7 +19,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 const NAME: &str = "@ashlar";
 
 /// Starts a server; returns when its mount answers. When it fails, a mount that answers nothing may be left.
-pub fn start(args: &ServerArgs) -> Result<(), Failed> {
+pub fn start(args: &ServerArgs, patience: Patience) -> Result<(), Failed> {
+    let patience = patience.left()?;
     let mut server = Command::new("/proc/self/exe")
         .arg0(NAME)
         .args(words(args))
@@ -42,9 +41,9 @@ pub fn start(args: &ServerArgs) -> Result<(), Failed> {
         tell.send(lines).unwrap_or_default();
     });
     drop(listener.map_err(|err| Failed::io("cannot start a thread", err))?);
-    let Ok(mut lines) = heard.recv_timeout(PATIENCE) else {
+    let Ok(mut lines) = heard.recv_timeout(patience) else {
         end(&mut server);
-        return Err(Failed::new(format!("the server did not answer for {} s", PATIENCE.as_secs())));
+        return Err(Failed::new(format!("the server did not answer for {} s", patience.as_secs())));
     };
     if lines.first().is_some_and(|line| line == READY) {
         return Ok(());

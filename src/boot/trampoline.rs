@@ -2,7 +2,7 @@
 //! root, and becomes the first program of the image.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use rustix::mount::MountFlags;
 use super::cmdline::BootArgs;
 use super::workspace::{is_mounted, mount, mount_tmpfs};
 use super::{Failed, Setup, handover, kmsg, needs, setup};
+use crate::image;
 
 /// Where the new root is mounted before it becomes the root. It lies on the data partition, and is empty.
 const NEWROOT: &str = "/newroot";
@@ -102,7 +103,7 @@ fn load_module(name: &str, sign: &str) {
     );
     for suffix in ["ko", "ko.xz", "ko.zst", "ko.gz"] {
         let path = format!("{directory}/{name}.{suffix}");
-        let Ok(file) = File::open(&path) else { continue };
+        let Ok(file) = image::open_regular(Path::new(&path)) else { continue };
         let flags = if suffix == "ko" { 0 } else { COMPRESSED };
         match rustix::system::finit_module(&file, c"", flags) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => return,

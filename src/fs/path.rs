@@ -3,6 +3,7 @@
 use std::io;
 
 use super::Tree;
+use super::stack::{Node, Stack};
 use crate::error::{Error, Result};
 use crate::format::index::InodeIndex;
 use crate::format::inode::Kind;
@@ -25,23 +26,35 @@ pub struct Resolved {
 impl Tree {
     /// The inode at a path, symlinks followed. The root of the image is the root of absolute targets, and its own parent.
     pub fn resolve_following(&self, path: &[u8]) -> Result<Resolved> {
-        self.follow(path, true)
+        Stack(&[self])
+            .follow(path, true)
+            .map(|(node, path)| Resolved { index: node.top.index, path })
     }
 
     /// The same, but a symlink at the end of the path is what is looked for.
     pub fn resolve_to_last(&self, path: &[u8]) -> Result<Resolved> {
-        self.follow(path, false)
+        Stack(&[self])
+            .follow(path, false)
+            .map(|(node, path)| Resolved { index: node.top.index, path })
+    }
+}
+
+impl<'a> Stack<'a> {
+    /// What is at a path, symlinks followed, and its path as in [`Resolved`].
+    pub fn resolve_following(&self, path: &[u8]) -> Result<(Node<'a>, Vec<u8>)> {
+        self.follow(path, true)
     }
 
-    fn follow(&self, path: &[u8], through_last: bool) -> Result<Resolved> {
+    fn follow(&self, path: &[u8], through_last: bool) -> Result<(Node<'a>, Vec<u8>)> {
+        let root = self.root()?;
         // Both are stacks: names still to go, the next one last; and the way from the root to here.
         let mut ahead: Vec<Vec<u8>> = names(path);
-        let mut way: Vec<(InodeIndex, Vec<u8>)> = Vec::new();
+        let mut way: Vec<(Node<'_>, Vec<u8>)> = Vec::new();
         let mut symlinks = 0_u32;
         while let Some(name) = ahead.pop() {
-            let here = way.last().map_or(InodeIndex::ROOT, |(index, _)| *index);
+            let here = way.last().map_or(&root, |(node, _)| node);
             if matches!(name.as_slice(), b"" | b"." | b"..") {
-                if self.inode(here)?.kind != Kind::Dir {
+                if here.top.inode.kind != Kind::Dir {
                     return Err(Error::NotADirectory);
                 }
                 if name == b".." {
@@ -49,9 +62,9 @@ impl Tree {
                 }
                 continue;
             }
-            let (index, inode) = self.lookup(here, &name)?.ok_or(Error::NotFound)?;
-            if inode.kind != Kind::Link || (ahead.is_empty() && !through_last) {
-                way.push((index, name));
+            let node = self.lookup(here, &name)?.ok_or(Error::NotFound)?;
+            if node.top.inode.kind != Kind::Link || (ahead.is_empty() && !through_last) {
+                way.push((node, name));
                 continue;
             }
             symlinks = symlinks.saturating_add(1);
@@ -61,15 +74,15 @@ impl Tree {
                     io::Error::from_raw_os_error(TOO_MANY_SYMLINKS),
                 ));
             }
-            let target = self.read_link(index)?;
+            let target = node.top.tree.read_link(node.top.index)?;
             if target.starts_with(b"/") {
                 way.clear();
             }
             ahead.append(&mut names(&target));
         }
-        let index = way.last().map_or(InodeIndex::ROOT, |(index, _)| *index);
         let names: Vec<&[u8]> = way.iter().map(|(_, name)| name.as_slice()).collect();
-        Ok(Resolved { index, path: names.join(&b'/') })
+        let path = names.join(&b'/');
+        Ok((way.pop().map_or(root, |(node, _)| node), path))
     }
 }
 

@@ -174,6 +174,12 @@ fn is_fatal(errno: Errno) -> bool {
     [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO].contains(&errno)
 }
 
+/// What an extended attribute's error says, on a file system with so many free blocks. One that is too long for the file
+/// system is told as a full disk (ext4: more than a block for all of a file's), and stays so however much is free.
+fn xattr_errno(errno: Errno, blocks_free: u64) -> Errno {
+    if errno == Errno::NOSPC && blocks_free > 0 { Errno::TOOBIG } else { errno }
+}
+
 /// Gives a file that was just made its owner, extended attributes, mode and times, in the order in which they last. What
 /// this process, or this file system, may not do is named in `left_out`; an error says that the disk is full or broken.
 pub(super) fn restore(fd: BorrowedFd<'_>, node: &Node, left_out: &mut Vec<String>) -> Result<()> {
@@ -202,6 +208,11 @@ pub(super) fn restore(fd: BorrowedFd<'_>, node: &Node, left_out: &mut Vec<String
     }
     for (name, value) in &node.xattrs {
         let set = rustix::fs::setxattr(&path, name.as_slice(), value, XattrFlags::empty());
+        let set = set.map_err(|errno| {
+            // Not `f_bfree`: of those the file system keeps some to itself.
+            let free = rustix::fs::statvfs(&path).map_or(0, |stat| stat.f_bavail);
+            xattr_errno(errno, free)
+        });
         tried(&super::shown(name), set)?;
     }
     if node.kind != Kind::Link {
@@ -218,5 +229,17 @@ pub(super) fn disinherit(directory: BorrowedFd<'_>) {
     for name in [c"system.posix_acl_default", c"system.posix_acl_access"] {
         // Mostly there is none.
         rustix::fs::fremovexattr(directory, name).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_full_disk_is_a_full_disk() {
+        assert!(is_fatal(xattr_errno(Errno::NOSPC, 0)));
+        assert!(!is_fatal(xattr_errno(Errno::NOSPC, 1)));
+        assert!(is_fatal(xattr_errno(Errno::IO, 1)) && is_fatal(xattr_errno(Errno::DQUOT, 1)));
     }
 }

@@ -1,8 +1,8 @@
 //! What of a state overlay stays when a new image comes? What the image does not have. Its own files count again, whatever
 //! was laid over them: else an old copy would hide every later version. (ostree's rule for state overlays.)
 //!
-//! The overlay's upper directory carries the digest of the image that it was made to fit, written last: a power cut in
-//! between makes the next boot do it again.
+//! The overlay's upper directory carries the digests of the image that it was made to fit and of its extensions, written
+//! last: a power cut in between makes the next boot do it again.
 
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -16,12 +16,10 @@ use super::disk::{self, Trail, wrap};
 use super::node::Node;
 use super::shown;
 use crate::error::{Error, Result};
-use crate::format::digest::Digest;
-use crate::format::index::InodeIndex;
 use crate::format::inode::Kind;
-use crate::fs::Tree;
+use crate::fs::stack::{self, Stack};
 
-/// The extended attribute that names the image. Where `trusted.` is not to be had, the other one.
+/// The extended attribute that names the images. Where `trusted.` is not to be had, the other one.
 const MARKS: [&str; 2] = ["trusted.ashlar.image", "user.ashlar.image"];
 /// The one by which an overlay says that a directory hides the one below it.
 const OPAQUE: &str = "trusted.overlay.opaque";
@@ -35,28 +33,26 @@ pub struct PruneReport {
     pub removed: Vec<String>,
 }
 
-/// Makes the upper directory of an overlay fit the image whose directory `image_path` it lies over. `upper` must be there;
+/// Makes the upper directory of an overlay fit the images whose directory `image_path` it lies over. `upper` must be there;
 /// nothing may be mounted from it meanwhile.
-pub fn prune(upper: &Path, lower: &Tree, image_path: &[u8]) -> Result<PruneReport> {
+pub fn prune(upper: &Path, lower: Stack<'_>, image_path: &[u8]) -> Result<PruneReport> {
     let upper = open_last(upper)?;
-    let digest = lower.root_digest();
-    if mark(&upper) == Some(digest) {
+    let digests: Vec<String> = lower.0.iter().map(|tree| tree.root_digest().to_string()).collect();
+    let digests = digests.join("+");
+    if is_marked(&upper, digests.as_bytes()) {
         return Ok(PruneReport { fitted: true, ..PruneReport::default() });
     }
     let mut report = PruneReport::default();
-    let index = match lower.resolve_following(image_path) {
-        Ok(resolved) => Some(resolved.index),
-        Err(Error::NotFound | Error::NotADirectory) => None,
-        Err(err) => return Err(err),
-    };
-    if let Some(index) = index {
-        if lower.inode(index)?.kind != Kind::Dir {
-            return Err(Error::NotADirectory);
+    match lower.resolve_following(image_path) {
+        Ok((node, _)) if node.top.inode.kind == Kind::Dir => {
+            prune_below(&upper, lower, node, &mut report)?;
         }
-        prune_below(&upper, lower, index, &mut report)?;
+        Ok(_) => return Err(Error::NotADirectory),
+        Err(Error::NotFound | Error::NotADirectory) => {}
+        Err(err) => return Err(err),
     }
     disk::sync_all(&upper)?;
-    set_mark(&upper, digest)?;
+    set_mark(&upper, digests.as_bytes())?;
     disk::sync(&upper, b"the overlay")?;
     Ok(report)
 }
@@ -71,21 +67,21 @@ fn open_last(path: &Path) -> Result<OwnedFd> {
 }
 
 /// A directory of both.
-struct Level {
+struct Level<'a> {
     names: Vec<Vec<u8>>,
-    index: InodeIndex,
+    node: stack::Node<'a>,
     path_len: usize,
 }
 
-fn prune_below(
+fn prune_below<'a>(
     upper: &OwnedFd,
-    lower: &Tree,
-    index: InodeIndex,
+    lower: Stack<'a>,
+    node: stack::Node<'a>,
     report: &mut PruneReport,
 ) -> Result<()> {
     let top = disk::open_directory(upper, b".")?;
     let mut path: Vec<u8> = Vec::new();
-    let mut levels = vec![enter(&top, lower, index, 0)?];
+    let mut levels = vec![enter(&top, node, 0)?];
     let mut trail = Trail::new(top);
     while let Some(level) = levels.last_mut() {
         path.truncate(level.path_len);
@@ -96,17 +92,17 @@ fn prune_below(
             }
             continue;
         };
-        let Some((below, inode)) = lower.lookup(level.index, &name)? else { continue };
+        let Some(below) = lower.lookup(&level.node, &name)? else { continue };
         if !path.is_empty() {
             path.push(b'/');
         }
         path.extend_from_slice(&name);
-        let is_merged =
-            inode.kind == Kind::Dir && disk::kind(trail.here(), &name)? == Some(Kind::Dir);
+        let is_merged = below.top.inode.kind == Kind::Dir
+            && disk::kind(trail.here(), &name)? == Some(Kind::Dir);
         if is_merged {
             let directory = disk::open_directory(trail.here(), &name)?;
             if !is_opaque(directory.as_fd()) {
-                levels.push(enter(&directory, lower, below, path.len())?);
+                levels.push(enter(&directory, below, path.len())?);
                 trail.enter(directory)?;
                 continue;
             }
@@ -118,8 +114,9 @@ fn prune_below(
 }
 
 /// Gives a directory that both have the image's mode and owner, which it had when it was copied up, and lists it.
-fn enter(directory: &OwnedFd, lower: &Tree, index: InodeIndex, path_len: usize) -> Result<Level> {
-    let node = Node::in_image(lower, index, &lower.inode(index)?)?;
+fn enter<'a>(directory: &OwnedFd, below: stack::Node<'a>, path_len: usize) -> Result<Level<'a>> {
+    let stack::Layer { tree, index, inode } = &below.top;
+    let node = Node::in_image(tree, *index, inode)?;
     let stat = disk::stat(directory).map_err(wrap("look at", b"a directory of an overlay"))?;
     if (stat.stx_uid, stat.stx_gid) != (node.uid, node.gid) {
         disk::step("set an owner")?;
@@ -133,7 +130,7 @@ fn enter(directory: &OwnedFd, lower: &Tree, index: InodeIndex, path_len: usize) 
             .map_err(wrap("set the mode of", b"a directory of an overlay"))?;
     }
     let names = disk::names(directory).map_err(wrap("list", b"a directory of an overlay"))?;
-    Ok(Level { names, index, path_len })
+    Ok(Level { names, node: below, path_len })
 }
 
 fn is_opaque(directory: BorrowedFd<'_>) -> bool {
@@ -141,19 +138,19 @@ fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     rustix::fs::fgetxattr(directory, OPAQUE, &mut value[..]) == Ok(1) && value == [b'y']
 }
 
-fn mark(upper: &OwnedFd) -> Option<Digest> {
-    MARKS.iter().find_map(|name| {
-        let mut value = [0; 64];
-        let len = rustix::fs::fgetxattr(upper, *name, &mut value[..]).ok()?;
-        std::str::from_utf8(value.get(..len)?).ok()?.parse().ok()
+fn is_marked(upper: &OwnedFd, digests: &[u8]) -> bool {
+    MARKS.iter().any(|name| {
+        // One more, so that what is longer is not taken for the same.
+        let mut value = vec![0; digests.len().saturating_add(1)];
+        let len = rustix::fs::fgetxattr(upper, *name, value.as_mut_slice()).unwrap_or_default();
+        value.get(..len) == Some(digests)
     })
 }
 
-fn set_mark(upper: &OwnedFd, digest: Digest) -> Result<()> {
+fn set_mark(upper: &OwnedFd, digests: &[u8]) -> Result<()> {
     disk::step("mark the overlay")?;
-    let value = digest.to_string();
     let [trusted, user] = MARKS;
-    let set = |name| rustix::fs::fsetxattr(upper, name, value.as_bytes(), XattrFlags::empty());
+    let set = |name| rustix::fs::fsetxattr(upper, name, digests, XattrFlags::empty());
     match set(trusted) {
         Err(Errno::PERM | Errno::OPNOTSUPP) => set(user),
         done => done,

@@ -11,6 +11,7 @@ use super::etc::{self, Outcome};
 use super::{overlay, prune, reset, seed};
 use crate::error::Result;
 use crate::fs::Tree;
+use crate::fs::stack::Stack;
 
 /// In memory where that is to be had: writing everything down takes no time there.
 fn workplace() -> tempfile::TempDir {
@@ -268,7 +269,7 @@ fn a_pruning_survives_a_power_cut_at_any_moment() {
     ];
     let cuts = cut_everywhere(
         |place| plant(place, upper),
-        |place| prune::prune(&place.join("upper"), &tree, b"opt").map(drop),
+        |place| prune::prune(&place.join("upper"), Stack(&[&tree]), b"opt").map(drop),
         |place| {
             assert_eq!(fs::read(place.join("upper/app/data/base")).unwrap(), b"mine");
             assert_eq!(fs::read(place.join("upper/mine/too")).unwrap(), b"mine");
