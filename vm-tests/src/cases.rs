@@ -4,6 +4,7 @@ mod boot;
 mod compare;
 mod damage;
 mod debian;
+mod shell;
 mod state;
 mod traps;
 mod trust;
@@ -26,9 +27,9 @@ pub(crate) struct Case {
 
 /// All cases, in the order in which they are run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
-    let cases =
-        [boot::CASES, traps::CASES, damage::CASES, trust::CASES, state::CASES, debian::CASES];
-    cases.into_iter().chain([compare::CASES]).flatten()
+    let small =
+        [boot::CASES, traps::CASES, damage::CASES, trust::CASES, shell::CASES, state::CASES];
+    small.into_iter().chain([debian::CASES, compare::CASES]).flatten()
 }
 
 /// Cases that measure, and take long: `run --all` leaves them to whoever names them.
