@@ -41,3 +41,17 @@ impl Case {
         !BY_NAME.contains(&self.name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_case_has_a_name_of_its_own() {
+        let names: BTreeSet<_> = all().map(|case| case.name).collect();
+        assert_eq!(names.len(), all().count());
+        assert!(BY_NAME.iter().all(|name| names.contains(name)));
+    }
+}

@@ -333,6 +333,38 @@ mod tests {
         Console { text, ending, took: Duration::ZERO, log }
     }
 
+    /// Waits for somebody who sleeps, in place of QEMU; tells how that ended, and whether he is gone then.
+    fn wait(limit: Duration, said: &str, hang: Option<(&str, Duration)>) -> (Ending, bool) {
+        let nowhere = PathBuf::new();
+        let kernel =
+            Kernel { release: String::new(), image: nowhere.clone(), modules: nowhere.clone() };
+        let machine = Machine {
+            kernel: &kernel,
+            initramfs: None,
+            disks: vec![&nowhere],
+            writes: &Writes::Kept,
+            append: String::new(),
+            panic: PANIC_ENDS,
+            typed: &[],
+            memory: 0,
+            limit,
+            hang,
+        };
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let said = Mutex::new(said.as_bytes().to_vec());
+        let ending = machine.wait(&mut child, None, Instant::now(), &said).unwrap();
+        (ending, child.try_wait().unwrap().is_some())
+    }
+
+    #[test]
+    fn nobody_outlives_a_limit() {
+        let (soon, late) = (Duration::from_millis(50), Duration::from_secs(50));
+        assert_eq!(wait(soon, "", None), (Ending::Limit, true));
+        assert_eq!(wait(soon, "a word", Some(("a word", late))), (Ending::Limit, true));
+        assert_eq!(wait(late, "a word", Some(("a word", soon))), (Ending::Hung, true));
+        assert_eq!(wait(soon, "a word", Some(("another", soon / 2))), (Ending::Limit, true));
+    }
+
     #[test]
     fn only_whole_words_of_the_guest_count() {
         let spoken = |text: &str| console(text, Ending::Off).spoke("ok boot").is_ok();
