@@ -108,7 +108,7 @@ pub(super) fn fallback(bench: &Bench<'_>) -> Result<()> {
     debian.damage(&damaged, "/usr/lib/systemd/systemd")?;
     let machine = debian.machine_of(&data, "fallback", "6.12", By::Initrd("initramfs-tools"))?;
     let console = machine.boot_as(MERGED, "ro quiet")?.console;
-    console.says(&["ashlar: images/root.img is refused: ", "usr/lib/systemd/systemd"])?;
+    console.says(&["ashlar: images/root.img is refused: /sbin/init, which is needed to boot"])?;
     console.spoke("image /run/initramfs/ashlar/data/images/older.img")?;
     Ok(())
 }
