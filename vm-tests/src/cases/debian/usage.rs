@@ -37,7 +37,9 @@ pub(super) fn defaults(bench: &Bench<'_>) -> Result<()> {
     let debian = Debian::get(bench)?;
     let machine = debian.machine("defaults", "6.12", By::Initrd("initramfs-tools"))?;
     for words in ["ro quiet vm.run=defaults:first", "rw vm.run=defaults:again"] {
-        checked(&machine, "ashlar=root.img", words, DEFAULTS_MIN)?;
+        // It keeps its networks in /etc, so it fails on whatever has a read-only one.
+        let words = format!("systemd.mask=podman-auto-update.service {words}");
+        checked(&machine, "ashlar=root.img", &words, DEFAULTS_MIN)?;
     }
     Ok(())
 }
