@@ -362,6 +362,7 @@ fn scripts_parse() {
         "initramfs-tools/hooks/ashlar",
         "initramfs-tools/scripts/local-bottom/ashlar",
         "dracut/90ashlar/ashlar-mount.sh",
+        "dracut/90ashlar/ashlar-emergency.sh",
         "mkinitcpio/hooks/ashlar",
         "systemd/ashlar-generator",
     ];

@@ -52,6 +52,11 @@ daemon() {
     [ -d "/proc/$pid" ] && [ -n "$pid" ] || { echo "the server is not there, or not alone: $pid"; return 1; }
     is -1000 cat /proc/$pid/oom_score_adj || return 1
     is "" ls -A /proc/$pid/root/ || return 1
+    # All signals that can be blocked are, in each thread, but SIGCONT while one waits for it (`src/boot/resume.rs`).
+    for status in /proc/$pid/task/*/status; do
+        grep -q '^SigBlk:.*7ff[b9]feff$' $status || { grep -E '^(Name|SigBlk):' $status; return 1; }
+    done
+    [ "$(awk '$1 == "VmLck:" { print $2 }' /proc/$pid/status)" -gt 0 ] || { echo "its memory is not locked"; return 1; }
     # It has a session of its own, and no file of its own mount open.
     is $pid awk '{ print $6 }' /proc/$pid/stat || return 1
     grep -q '^Max core file size  *1 ' /proc/$pid/limits || { grep core /proc/$pid/limits; return 1; }
@@ -59,12 +64,42 @@ daemon() {
         [ "$(stat -L -c %d "$file" 2>/dev/null)" != "$(stat -c %d /)" ] || { echo "it has $(readlink "$file") open"; return 1; }
     done
 }
+unhappy() { dmesg | grep -e 'the server is not as it must be' -e 'the server could not'; }
+hygiene() { dmesg | grep -q 'ashlar: .* needed to boot are whole' && is "" unhappy; }
+reads_ahead() {
+    device=$(awk '$5 == "/" { found = $3 } END { print found }' /proc/self/mountinfo)
+    [ "$(cat /sys/class/bdi/$device/read_ahead_kb)" -ge 256 ] || { cat /sys/class/bdi/$device/read_ahead_kb; return 1; }
+}
+asked() { # asked QUESTION...: how often the kernel asked the server that
+    counted=$(ashlar status --json / | tr -d ' \n') || return 1
+    for question in "$@"; do echo "$question $(echo "$counted" | sed "s/.*\"$question\":\([0-9]*\).*/\1/")"; done
+}
+warmed_up() { # what is answered once and for all was asked before anybody could have to wait for it
+    once='open opendir flush access'
+    before=$(asked $once) || return 1
+    for name in /fresh/60 /content/0 /etc/passwd; do cat $name >/dev/null && stat $name && [ -r $name ]; done
+    ls -lR /fresh /etc && cd /usr && cd / && probe as 1000 /bin/cat /fresh/61 >/dev/null
+    is "$before" asked $once || return 1
+    # By the first to open a directory, and a file, and to close one: the server itself.
+    is "open 1 opendir 1 flush 1" echo $(asked open opendir flush)
+}
+emptied() { # the initramfs is gone, but for where the root was mounted; who was started there still sees it
+    for process in /proc/[0-9]*; do
+        [ "$(tr '\0' ' ' <$process/cmdline)" = "sleep 1000 " ] || continue
+        is newroot ls -A $process/root/
+        return
+    done
+    echo "nobody is left from the initramfs"
+    return 1
+}
 told() { grep -q '"' /run/ashlar/boot.json && readlink /run/systemd/volatile-root | grep '^/dev/block/'; }
 writable_var() { echo kept >/var/note && is kept cat /run/initramfs/ashlar/data/var/note; }
 
 checks=$(argument checks all)
 if [ "$checks" = all ]; then
-    checks='root_is_fuse reads large_directory links setuid capability device xattr acl room read_only daemon told writable_var'
+    checks='root_is_fuse reads large_directory links setuid capability device xattr acl room read_only daemon hygiene reads_ahead
+        warmed_up told writable_var'
+    grep -qw vm.switch /proc/cmdline && checks="$checks emptied"
 fi
 for each in $(echo "$checks" | tr , ' '); do
     say "check $each"
@@ -78,7 +113,7 @@ for file in $(argument say '' | tr , ' '); do
 done
 
 sync
-for mounted in /var /run/initramfs/ashlar/data; do
+for mounted in / /var /run/initramfs/ashlar/data; do
     mount -o remount,ro $mounted 2>/dev/null
 done
 grep -q ' /run/initramfs/ashlar/data ro' /proc/self/mountinfo || { say "fail the data partition stays writable"; sound=no; }

@@ -38,7 +38,16 @@ fi
 # What the root's first program shall do, where a case has it done by a script.
 [ ! -e /script ] || cp /script /run/script
 say "sets up"
-if ! ashlar boot setup /newroot >/run/setup.out 2>&1; then
+if grep -qw vm.switch /proc/cmdline; then
+    # By the program alone, to the end. Somebody is left behind, and will see what becomes of the initramfs.
+    sleep 1000 &
+    exec ashlar boot setup --switch-root /newroot
+fi
+if grep -qw vm.console /proc/cmdline; then
+    # Where it can give a person a shell.
+    ashlar boot setup /newroot || give_up "refused"
+    : >/run/setup.out
+elif ! ashlar boot setup /newroot >/run/setup.out 2>&1; then
     while read -r line; do say "setup: $line"; done </run/setup.out
     # What is not to be trusted was not mounted either: the data partition lies there as before.
     [ -d /newroot/images ] || say "fail the data partition is gone"

@@ -4,6 +4,7 @@ mod boot;
 mod compare;
 mod damage;
 mod debian;
+mod shell;
 mod state;
 mod traps;
 mod trust;
@@ -26,9 +27,9 @@ pub(crate) struct Case {
 
 /// All cases, in the order in which they are run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
-    let cases =
-        [boot::CASES, traps::CASES, damage::CASES, trust::CASES, state::CASES, debian::CASES];
-    cases.into_iter().chain([compare::CASES]).flatten()
+    let small =
+        [boot::CASES, traps::CASES, damage::CASES, trust::CASES, shell::CASES, state::CASES];
+    small.into_iter().chain([debian::CASES, compare::CASES]).flatten()
 }
 
 /// Cases that measure, and take long: `run --all` leaves them to whoever names them.
@@ -38,5 +39,19 @@ impl Case {
     /// Whether `run --all` includes it.
     pub(crate) fn in_all(&self) -> bool {
         !BY_NAME.contains(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_case_has_a_name_of_its_own() {
+        let names: BTreeSet<_> = all().map(|case| case.name).collect();
+        assert_eq!(names.len(), all().count());
+        assert!(BY_NAME.iter().all(|name| names.contains(name)));
     }
 }

@@ -1,6 +1,7 @@
 //! What is on the disk? An ext4 filesystem made from a directory, without mounting it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -67,6 +68,13 @@ pub(crate) fn directories(top: &Path, paths: &[&str]) -> Result<()> {
         fs::create_dir_all(&path).doing(format!("cannot make {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Writes a program.
+pub(crate) fn program(path: &Path, content: &[u8]) -> Result<()> {
+    let doing = format!("cannot write {}", path.display());
+    fs::write(path, content).doing(&doing)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).doing(doing)
 }
 
 /// Where an ordinary user's shell does not look, but these programs are.

@@ -20,6 +20,7 @@ mod programs;
 mod qemu;
 mod scene;
 mod tree;
+mod typist;
 mod writes;
 
 use std::path::{Path, PathBuf};

@@ -4,13 +4,14 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::kernel::Kernel;
 use crate::outcome::{Doing, Result, Stop, failed, run, skipped};
+use crate::typist::{Answer, Typist};
 
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -44,18 +45,25 @@ pub(crate) struct Machine<'a> {
     /// What it starts from; none when the kernel mounts the disk itself.
     pub initramfs: Option<&'a Path>,
     /// Disks; the first is `/dev/nvme0n1`.
-    pub disks: &'a [&'a Path],
+    pub disks: Vec<&'a Path>,
     /// What becomes of what is written to them.
     pub writes: &'a Writes,
     /// What is on the kernel's command line besides the console.
     pub append: String,
+    /// What a panic is, [`PANIC_ENDS`] mostly: a word of that command line, or none.
+    pub panic: &'a str,
+    /// What is typed, and when.
+    pub typed: &'a [Answer],
     /// MiB of memory.
     pub memory: u32,
     /// When QEMU is ended by force.
     pub limit: Duration,
-    /// Where it is expected to hang: a word of the guest, and the time after it that would be ample to go on.
+    /// Where it is expected to stand still: words on its console, and the time after them that would be ample to go on.
     pub hang: Option<(&'a str, Duration)>,
 }
+
+/// With `-no-reboot`, a panic is an end. Where `panic=` is, nobody is given a shell.
+pub(crate) const PANIC_ENDS: &str = "panic=-1";
 
 /// What becomes of what a machine writes to its disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +85,7 @@ pub(crate) enum Ending {
     Broken(ExitStatus),
     /// By force, at its limit.
     Limit,
-    /// By force: it did not go on after the word of [`Machine::hang`].
+    /// By force: it did not go on after the words of [`Machine::hang`].
     Hung,
 }
 
@@ -101,9 +109,10 @@ impl Machine<'_> {
         // It complains of each write that is refused, as it was told to.
         let complaints =
             if *self.writes == Writes::Refused { Stdio::null() } else { Stdio::inherit() };
+        let keyboard = if self.typed.is_empty() { Stdio::null() } else { Stdio::piped() };
         let start = Instant::now();
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(keyboard)
             .stdout(Stdio::piped())
             .stderr(complaints)
             .spawn()
@@ -120,7 +129,8 @@ impl Machine<'_> {
                 return Err(file.err().unwrap_or(Stop::Failed("QEMU has no output".into())));
             }
         };
-        let ending = self.wait(&mut child, start, &said);
+        let keyboard = child.stdin.take();
+        let ending = self.wait(&mut child, keyboard, start, &said);
         if ending.is_err() {
             end(&mut child)?;
         }
@@ -153,8 +163,8 @@ impl Machine<'_> {
         if let Some(initramfs) = self.initramfs {
             command.arg("-initrd").arg(initramfs);
         }
-        // With -no-reboot, panic=-1 makes a panic an end.
-        let append = format!("console=ttyS0 panic=-1 loglevel=5 printk.devkmsg=on {}", self.append);
+        let (panic, append) = (self.panic, &self.append);
+        let append = format!("console=ttyS0 {panic} loglevel=5 printk.devkmsg=on {append}");
         command.arg("-append").arg(append);
         for (number, disk) in self.disks.iter().enumerate() {
             let id = format!("disk{number}");
@@ -179,7 +189,14 @@ impl Machine<'_> {
         command
     }
 
-    fn wait(&self, child: &mut Child, start: Instant, said: &Mutex<Vec<u8>>) -> Result<Ending> {
+    fn wait(
+        &self,
+        child: &mut Child,
+        keyboard: Option<ChildStdin>,
+        start: Instant,
+        said: &Mutex<Vec<u8>>,
+    ) -> Result<Ending> {
+        let mut typist = Typist::new(keyboard, self.typed);
         let mut heard_at: Option<Instant> = None;
         loop {
             if let Some(status) = child.try_wait().doing("cannot wait for QEMU")? {
@@ -189,17 +206,21 @@ impl Machine<'_> {
                 end(child)?;
                 return Ok(Ending::Limit);
             }
-            if let Some((word, patience)) = self.hang {
-                if heard_at.is_none() {
-                    let bytes = said.lock().unwrap_or_else(PoisonError::into_inner);
-                    let heard =
-                        String::from_utf8_lossy(&bytes).contains(&format!("{SPOKEN}{word}"));
+            {
+                let bytes = said.lock().unwrap_or_else(PoisonError::into_inner);
+                typist.look(&bytes, Instant::now())?;
+                if let Some((words, _)) = self.hang
+                    && heard_at.is_none()
+                {
+                    let heard = String::from_utf8_lossy(&bytes).contains(words);
                     heard_at = heard.then(Instant::now);
                 }
-                if heard_at.is_some_and(|at| at.elapsed() > patience) {
-                    end(child)?;
-                    return Ok(Ending::Hung);
-                }
+            }
+            if let (Some(heard_at), Some((_, patience))) = (heard_at, self.hang)
+                && heard_at.elapsed() > patience
+            {
+                end(child)?;
+                return Ok(Ending::Hung);
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -231,6 +252,11 @@ fn listen(mut stdout: ChildStdout, mut log: File, live: bool, said: &Mutex<Vec<u
 impl Console {
     /// Holds that it stopped by itself, without a panic, and that the guest complained of nothing.
     pub(crate) fn ended_well(&self) -> Result<&Self> {
+        self.ended()?.never_says("Kernel panic")?.never_says(&format!("{SPOKEN}fail"))
+    }
+
+    /// Holds that it stopped by itself.
+    pub(crate) fn ended(&self) -> Result<&Self> {
         if self.ending != Ending::Off {
             let how = match self.ending {
                 Ending::Limit => "did not end in time".to_owned(),
@@ -240,15 +266,15 @@ impl Console {
             };
             return self.fail(format!("the machine {how} ({:.1} s)", self.took.as_secs_f64()));
         }
-        self.never_says("Kernel panic")?.never_says(&format!("{SPOKEN}fail"))
+        Ok(self)
     }
 
-    /// Holds that it hung after the word of [`Machine::hang`].
+    /// Holds that it stood still after the words of [`Machine::hang`].
     pub(crate) fn hung(&self) -> Result<&Self> {
         if self.ending == Ending::Hung {
             Ok(self)
         } else {
-            self.fail("the machine did not hang, as it must without the cure")
+            self.fail("the machine did not stand still, as it must")
         }
     }
 
@@ -305,6 +331,38 @@ mod tests {
     fn console(text: &str, ending: Ending) -> Console {
         let (text, log) = (text.to_owned(), PathBuf::from("console.log"));
         Console { text, ending, took: Duration::ZERO, log }
+    }
+
+    /// Waits for somebody who sleeps, in place of QEMU; tells how that ended, and whether he is gone then.
+    fn wait(limit: Duration, said: &str, hang: Option<(&str, Duration)>) -> (Ending, bool) {
+        let nowhere = PathBuf::new();
+        let kernel =
+            Kernel { release: String::new(), image: nowhere.clone(), modules: nowhere.clone() };
+        let machine = Machine {
+            kernel: &kernel,
+            initramfs: None,
+            disks: vec![&nowhere],
+            writes: &Writes::Kept,
+            append: String::new(),
+            panic: PANIC_ENDS,
+            typed: &[],
+            memory: 0,
+            limit,
+            hang,
+        };
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let said = Mutex::new(said.as_bytes().to_vec());
+        let ending = machine.wait(&mut child, None, Instant::now(), &said).unwrap();
+        (ending, child.try_wait().unwrap().is_some())
+    }
+
+    #[test]
+    fn nobody_outlives_a_limit() {
+        let (soon, late) = (Duration::from_millis(50), Duration::from_secs(50));
+        assert_eq!(wait(soon, "", None), (Ending::Limit, true));
+        assert_eq!(wait(soon, "a word", Some(("a word", late))), (Ending::Limit, true));
+        assert_eq!(wait(late, "a word", Some(("a word", soon))), (Ending::Hung, true));
+        assert_eq!(wait(soon, "a word", Some(("another", soon / 2))), (Ending::Limit, true));
     }
 
     #[test]

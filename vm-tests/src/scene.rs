@@ -18,8 +18,9 @@ use crate::keys;
 use crate::noise::{FRESH_COUNT, FRESH_LEN, noise};
 use crate::outcome::{Doing, Result, Stop, failed, run};
 use crate::programs::Programs;
-use crate::qemu::{Console, Machine, Writes};
+use crate::qemu::{Console, Machine, PANIC_ENDS, Writes};
 use crate::tree::Tree;
+use crate::typist::Answer;
 
 /// When a machine that only runs busybox is ended: many times what it takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -46,31 +47,9 @@ pub(crate) enum Init {
 pub(crate) fn small_tree(bench: &Bench<'_>, init: Init) -> Result<Tree> {
     let mut tree = Tree::new()?;
     tree.directories(&[
-        "bin",
-        "boot",
-        "content",
-        "dev",
-        "etc",
-        "fresh",
-        "home",
-        "large",
-        "links",
-        "media",
-        "media/root-ro",
-        "mnt",
-        "nodes",
-        "opt",
-        "probe",
-        "proc",
-        "root",
-        "run",
-        "sbin",
-        "srv",
-        "sys",
-        "tmp",
-        "usr",
-        "usr/bin",
-        "var",
+        "bin", "boot", "content", "dev", "etc", "fresh", "home", "large", "links", "media", "mnt",
+        "nodes", "opt", "probe", "proc", "root", "run", "sbin", "srv", "sys", "tmp", "usr",
+        "usr/bin", "var",
     ])?;
     let (busybox, names) = Programs::busybox()?;
     tree.file("bin/busybox", 0o755, &busybox)?;
@@ -81,6 +60,8 @@ pub(crate) fn small_tree(bench: &Bench<'_>, init: Init) -> Result<Tree> {
     tree.file("etc/os-release", 0o644, b"ID=ashlar-vm\nVERSION_ID=1\n")?;
     tree.file("etc/machine-id", 0o444, b"")?;
 
+    // Asks the server what it was asked.
+    tree.file("bin/ashlar", 0o755, &read(bench.programs.ashlar()?)?)?;
     let probe = read(bench.programs.vm_init()?)?;
     tree.file("bin/probe", 0o755, &probe)?;
     tree.file("probe/setuid", 0o4755, &probe)?;
@@ -172,6 +153,10 @@ pub(crate) struct Scene<'a> {
     pub writes: Writes,
     /// How large the disk is, as mkfs takes it.
     pub size: &'static str,
+    /// What a panic is: a word of the kernel's command line, or none.
+    pub panic: &'static str,
+    /// What is typed on its console, and when.
+    pub typed: &'static [Answer],
     /// When a machine is ended.
     pub limit: Duration,
     /// Whether there is an initramfs, or the kernel mounts the data partition and starts `/ashlar/init` on it.
@@ -194,6 +179,8 @@ impl<'a> Scene<'a> {
             modules: &["fuse", "overlay"],
             writes: Writes::Kept,
             size: "128M",
+            panic: PANIC_ENDS,
+            typed: &[],
             limit: LIMIT,
             has_initramfs: true,
             disk: OnceCell::new(),
@@ -260,7 +247,7 @@ impl<'a> Scene<'a> {
         self.boot_until(append, None)
     }
 
-    /// The same, where it is to hang after a word.
+    /// The same, where it is to stand still after words on its console.
     pub(crate) fn boot_until(
         &self,
         append: &str,
@@ -279,9 +266,11 @@ impl<'a> Scene<'a> {
         self.bench.boot(&Machine {
             kernel: &self.kernel,
             initramfs: self.has_initramfs.then_some(&initramfs),
-            disks: &[disk],
+            disks: vec![disk],
             writes: &self.writes,
             append,
+            panic: self.panic,
+            typed: self.typed,
             memory: 1024,
             limit: self.limit,
             hang,

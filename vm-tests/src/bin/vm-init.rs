@@ -9,7 +9,6 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
@@ -132,7 +131,6 @@ fn step(name: &str) -> Outcome {
         ("force", _) => force_umount(),
         ("readonly", _) => remount_read_only(),
         ("daemon", _) => daemon(),
-        ("expose", from) => expose(from),
         _ => Err("no such step".to_owned()),
     }
 }
@@ -296,14 +294,4 @@ fn daemon() -> Outcome {
         }
     }
     if found == 0 { Err("there is no server".to_owned()) } else { Ok(()) }
-}
-
-/// A deliberately wrong arrangement: makes the tree that the server serves visible where a shutdown unmounts.
-fn expose(from: &str) -> Outcome {
-    let target = "/media/root-ro";
-    if !Path::new(target).is_dir() {
-        doing(target, fs::create_dir_all(target))?;
-    }
-    let bound: io::Result<()> = rustix::mount::mount_bind(from, target).map_err(Into::into);
-    doing(from, bound)
 }

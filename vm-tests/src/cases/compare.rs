@@ -1,7 +1,8 @@
 //! How does it compare with others? One Debian, one kernel, one machine; a root of each kind in turn, several times.
 //!
 //! It takes long and has no answer of yes or no, but figures: a table, and everything that was measured as JSON, beside the
-//! case's own directory. It fails when a root is not as the tree has it, and when the goal is missed.
+//! case's own directory. It fails when a root is not as the tree has it, when systemd is worse on ours than on
+//! another, and when the goal is missed.
 //!
 //! To try something: `ASHLAR_COMPARE_ROUNDS`, `ASHLAR_COMPARE_ONLY` (names, with commas), `ASHLAR_COMPARE_WHAT=settle` (boots
 //! alone), `ASHLAR_COMPARE_WORDS` (for the kernel's command line, ours only), `ASHLAR_COMPARE_LEVEL`
@@ -37,6 +38,8 @@ const GOAL: f64 = 0.95;
 const BASE: &str = "erofs-verity";
 /// Ours.
 const OURS: &str = "ashlar";
+/// A file system of the kernel, on which systemd is as well as on this machine it can be.
+const PEER: &str = "erofs";
 
 /// What a root is mounted from.
 #[derive(Debug)]
@@ -96,7 +99,22 @@ fn compare(bench: &Bench<'_>) -> Result<()> {
     fs::write(&json, table::json(&measured, &images))
         .doing(format!("cannot write {}", json.display()))?;
     println!("\n{table}\n{} and {}", path.display(), json.display());
+    health(&measured)?;
     goal(&measured)
+}
+
+/// Holds that systemd is as well on ours as on [`PEER`], where both are measured: the same state, the same units that failed.
+fn health(measured: &[(&Contestant, Measured)]) -> Result<()> {
+    let of = |name: &str| {
+        let found = measured.iter().find(|(contestant, _)| contestant.name == name);
+        found.map(|(_, measured)| measured.health())
+    };
+    match (of(OURS), of(PEER)) {
+        (Some(ours), Some(peer)) if ours != peer => {
+            failed(format!("systemd says {ours:?} on ours, and {peer:?} on {PEER}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Holds that the goal is met, where both are measured.

@@ -2,6 +2,7 @@
 //! initramfs.
 
 mod machine;
+mod refused;
 mod storm;
 mod usage;
 
@@ -65,6 +66,30 @@ pub(crate) const CASES: &[Case] = &[
         asks: "does a flipped bit cost one file, and does the journal name it?",
         quick: false,
         run: usage::corrupt,
+    },
+    Case {
+        name: "debian-defaults",
+        asks: "does it run where nothing but the image is asked for, with `/etc` read-only, twice?",
+        quick: false,
+        run: usage::defaults,
+    },
+    Case {
+        name: "debian-overlay",
+        asks: "is what is installed on an overlay kept, or gone at the next boot, as it was asked for?",
+        quick: false,
+        run: usage::overlays,
+    },
+    Case {
+        name: "debian-refused",
+        asks: "is there a shell when no image can be booted, but not with `panic=`, by each kind of initrd?",
+        quick: false,
+        run: refused::refused,
+    },
+    Case {
+        name: "debian-fallback",
+        asks: "does the same boot take an older image when the first one is damaged?",
+        quick: false,
+        run: refused::fallback,
     },
 ];
 

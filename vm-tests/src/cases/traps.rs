@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Case;
 use crate::bench::Bench;
 use crate::outcome::Result;
+use crate::qemu::SPOKEN;
 use crate::scene::{Init, Scene};
 
 /// See the head of this file.
@@ -66,7 +67,7 @@ fn kill_spree(bench: &Bench<'_>, kernel: &str) -> Result<()> {
     for (without, step) in [("ttl,resume", "spree"), ("resume", "amnesia")] {
         let words =
             format!("ashlar=root.img ashlar.without={without} vm.steps=fresh:0,{step},fresh:4");
-        scene.boot_until(&words, Some((&format!("step {step}"), STILL)))?.hung()?;
+        scene.boot_until(&words, Some((&format!("{SPOKEN}step {step}"), STILL)))?.hung()?;
     }
     // Each is a cure of the former by itself.
     for without in ["ttl", "resume"] {

@@ -1,6 +1,6 @@
 //! What was measured? Numbers with names, as the guest said them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::outcome::{Result, Stop};
 use crate::qemu::{Console, SPOKEN};
@@ -96,6 +96,12 @@ impl Measured {
         self.rounds.iter().filter_map(|figures| figures.value(name)).collect()
     }
 
+    /// In which state systemd was, and which units had failed, in any round.
+    pub(super) fn health(&self) -> BTreeSet<&str> {
+        let words = self.rounds.iter().flat_map(|figures| &figures.words).map(String::as_str);
+        words.filter(|word| word.starts_with("state ") || word.starts_with("unit ")).collect()
+    }
+
     /// The middle of a figure.
     pub(super) fn median(&self, name: &str) -> Option<u32> {
         let mut values = self.values(name);
@@ -137,6 +143,20 @@ mod tests {
         assert_eq!(figures.value("wall-ms"), Some(15_000));
         assert_eq!(figures.words, ["state running"]);
         assert_eq!(figures.status["boot"], "{\"upcalls\":{}}");
+    }
+
+    #[test]
+    fn health_is_of_all_rounds() {
+        let round = |words: &[&str]| Figures {
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+            ..Figures::default()
+        };
+        let mut measured = Measured::default();
+        measured.add(round(&["state running", "root ashlar", "figures end"]));
+        assert_eq!(measured.health(), BTreeSet::from(["state running"]));
+        measured.add(round(&["state degraded", "unit a.service failed"]));
+        let all = ["state running", "state degraded", "unit a.service failed"];
+        assert_eq!(measured.health(), BTreeSet::from(all));
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! What is booted? The tree and everybody else's images are made once, Ashlar's image each time: it is what changes.
 
 use std::ffi::OsString;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -169,10 +168,8 @@ pub(super) fn data_partition(bench: &Bench<'_>, images: &Images, name: &str) -> 
     let helper = data.join("var/lib/ashlar-vm");
     directories(&helper, &[""])?;
     fs::copy(bench.programs.ashlar()?, helper.join("ashlar")).doing("cannot copy the program")?;
-    let measure = helper.join("measure");
-    fs::write(&measure, include_bytes!("../../../guest/compare-measure.sh"))
-        .doing("cannot write a file")?;
-    fs::set_permissions(&measure, Permissions::from_mode(0o755)).doing("cannot change a mode")?;
+    let measure = include_bytes!("../../../guest/compare-measure.sh");
+    crate::disk::program(&helper.join("measure"), measure)?;
     fs::write(helper.join("walk"), include_bytes!("../../../guest/compare-walk.sh"))
         .doing("cannot write a file")?;
     if name == super::OURS {

@@ -9,7 +9,7 @@ use super::figures::Figures;
 use super::images::{Images, data_partition};
 use crate::bench::Bench;
 use crate::outcome::{Doing, Result, run};
-use crate::qemu::{Console, Machine, Writes};
+use crate::qemu::{Console, Machine, PANIC_ENDS, Writes};
 
 /// When a machine is ended: many times what it takes.
 const LIMIT: Duration = Duration::from_mins(8);
@@ -75,14 +75,16 @@ impl<'a> Contest<'a> {
             append.push_str(&format!(" ashlar=root.img {words}"));
         }
         let image = self.images.image(name);
-        let disks = [data, image.as_path()];
+        // Ours lies on the data partition.
+        let others = (!is_ours).then_some(image.as_path());
         self.bench.boot(&Machine {
             kernel: &self.images.kernel,
             initramfs: Some(&self.images.initramfs),
-            // Ours lies on the data partition.
-            disks: disks.get(..if is_ours { 1 } else { 2 }).unwrap_or_default(),
+            disks: [data].into_iter().chain(others).collect(),
             writes: &Writes::Kept,
             append,
+            panic: PANIC_ENDS,
+            typed: &[],
             memory: 1024,
             limit: LIMIT,
             hang: None,

@@ -15,7 +15,8 @@ use crate::kernel::Kernel;
 use crate::keys;
 use crate::noise::noise;
 use crate::outcome::{Doing, Result, Stop, failed, run, run_or_skip, skipped};
-use crate::qemu::{Console, Machine, Writes};
+use crate::qemu::{Console, Machine, PANIC_ENDS, Writes};
+use crate::typist::Answer;
 
 /// When a Debian is ended by force: many times what it takes, as nobody knows how busy this machine is.
 const LIMIT: Duration = Duration::from_mins(15);
@@ -23,6 +24,9 @@ const LIMIT: Duration = Duration::from_mins(15);
 /// How long a shutdown may take by the machine's own clock: twice what systemd waits for one who does not hear SIGTERM
 /// (`guest/debian/ashlar-vm.conf`), and what emulation adds.
 pub(super) const SHUTDOWN_LIMIT_MS: u64 = 60_000;
+
+/// What most cases ask for: the image, and an `/etc` that can be written to.
+pub(super) const MERGED: &str = "ashlar=root.img ashlar.etc=merge";
 
 /// A file of the image to which nothing else is alike.
 pub(super) const VICTIM: &str = "/usr/lib/ashlar-vm/probe/victim";
@@ -39,9 +43,12 @@ pub(super) enum By {
 /// All that is made once and shared by the cases.
 #[derive(Debug)]
 pub(super) struct Debian<'a> {
-    bench: &'a Bench<'a>,
+    /// The case's place of work.
+    pub bench: &'a Bench<'a>,
     tree: PathBuf,
     initrds: PathBuf,
+    /// Signs what the initrds trust.
+    pub secret_key: PathBuf,
     public_key: PathBuf,
     image: PathBuf,
     digest: Digest,
@@ -78,7 +85,7 @@ impl<'a> Debian<'a> {
         let tree = initrds.with_extension("");
         let image = place.join("root.img");
         let digest = make_image(&support, &tree, &image, &secret_key)?;
-        Ok(Debian { bench, tree, initrds, public_key, image, digest })
+        Ok(Debian { bench, tree, initrds, secret_key, public_key, image, digest })
     }
 
     /// The kernel of that name, with its modules.
@@ -196,6 +203,19 @@ pub(super) struct DebianMachine<'a> {
     disk: PathBuf,
 }
 
+/// What a boot is to come to, and who is at the console: see [`Machine`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt {
+    pub panic: &'static str,
+    pub typed: &'static [Answer],
+    pub hang: Option<(&'static str, Duration)>,
+}
+
+impl Attempt {
+    /// To its end, and nobody is there.
+    pub(super) const BOOT: Attempt = Attempt { panic: PANIC_ENDS, typed: &[], hang: None };
+}
+
 /// How a boot went.
 #[derive(Debug)]
 pub(super) struct Boot {
@@ -210,25 +230,17 @@ pub(super) struct Boot {
 }
 
 impl DebianMachine<'_> {
+    /// Boots it as [`MERGED`] has it: see [`DebianMachine::boot_as`].
+    pub(super) fn boot(&self, words: &str) -> Result<Boot> {
+        self.boot_as(MERGED, words)
+    }
+
     /// Boots it to multi-user.target, lets it do what `words` on the kernel's command line ask for, and holds that all went
     /// well: the system runs without a failed unit, stops in time, and leaves the data partition clean.
-    pub(super) fn boot(&self, words: &str) -> Result<Boot> {
+    pub(super) fn boot_as(&self, image: &str, words: &str) -> Result<Boot> {
         let end = if self.bench.wishes.shell { "vm.end=stay" } else { "" };
-        let init = if self.initrd.is_none() { "init=/ashlar/init rootwait" } else { "" };
         let name = self.bench.name;
-        let append = format!(
-            "root=/dev/nvme0n1 rootfstype=ext4 {init} ashlar=root.img ashlar.etc=merge vm.case={name} {words} {end}"
-        );
-        let console = self.bench.boot(&Machine {
-            kernel: &self.kernel,
-            initramfs: self.initrd.as_deref(),
-            disks: &[&self.disk],
-            writes: &Writes::Kept,
-            append,
-            memory: 1024,
-            limit: LIMIT,
-            hang: None,
-        })?;
+        let console = self.run(&format!("{image} vm.case={name} {words} {end}"), &Attempt::BOOT)?;
         let ending =
             if words.contains("vm.end=reboot") { "Restarting system" } else { "Power down" };
         console.ended_well()?.spoke(&format!("ok {name}"))?.spoke("state running")?;
@@ -237,7 +249,7 @@ impl DebianMachine<'_> {
         if shutdown_ms > SHUTDOWN_LIMIT_MS {
             return console.fail(format!("the shutdown took {shutdown_ms} ms"));
         }
-        disk::check(&self.disk)?;
+        self.check_disk()?;
         let boot = Boot {
             multi_user_ms: number(&console, "times ", "multi-user=")?,
             systemd_ms: number(&console, "times ", "systemd=")?,
@@ -253,6 +265,28 @@ impl DebianMachine<'_> {
             boot.console.took.as_secs_f64(),
         );
         Ok(boot)
+    }
+
+    /// Runs it to its end, or until it stands still, whatever comes of it.
+    pub(super) fn run(&self, words: &str, attempt: &Attempt) -> Result<Console> {
+        let init = if self.initrd.is_none() { "init=/ashlar/init rootwait" } else { "" };
+        self.bench.boot(&Machine {
+            kernel: &self.kernel,
+            initramfs: self.initrd.as_deref(),
+            disks: vec![&self.disk],
+            writes: &Writes::Kept,
+            append: format!("root=/dev/nvme0n1 rootfstype=ext4 {init} {words}"),
+            panic: attempt.panic,
+            typed: attempt.typed,
+            memory: 1024,
+            limit: LIMIT,
+            hang: attempt.hang,
+        })
+    }
+
+    /// Holds that the data partition was left clean.
+    pub(super) fn check_disk(&self) -> Result<()> {
+        disk::check(&self.disk)
     }
 
     /// Makes room: its disk is needed no more.

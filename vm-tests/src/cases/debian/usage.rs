@@ -1,24 +1,59 @@
 //! Does all work on it that one does on a Debian, and what if a file is damaged?
 
-use super::machine::{By, Debian, VICTIM};
+use super::machine::{By, Debian, DebianMachine, MERGED, VICTIM};
 use crate::bench::Bench;
 use crate::outcome::Result;
 use crate::qemu::{Console, SPOKEN};
 
 /// How many checks there are at least in `guest/debian/use`.
 const CHECKS_MIN: usize = 40;
+/// And in `defaults`, and in each part of `overlay`.
+const DEFAULTS_MIN: usize = 7;
+const OVERLAY_MIN: usize = 7;
+
+/// Boots that each do one of `vm.run=`, of which all checks must hold; returns the last console.
+fn checked(machine: &DebianMachine<'_>, image: &str, words: &str, min: usize) -> Result<Console> {
+    let console = machine.boot_as(image, words)?.console;
+    let held = spoken(&console, "holds ").count();
+    println!("    {held} checks hold");
+    if held < min {
+        return console.fail(format!("only {held} checks of at least {min} hold"));
+    }
+    console.says(&["checks ", ", wrong 0"])?;
+    Ok(console)
+}
 
 pub(super) fn works(bench: &Bench<'_>) -> Result<()> {
     let debian = Debian::get(bench)?;
     let machine = debian.machine("use", "6.12", By::Initrd("initramfs-tools"))?;
     for words in ["rw vm.run=use:first", "rw vm.run=use:again"] {
-        let console = machine.boot(words)?.console;
-        let held = spoken(&console, "holds ").count();
-        println!("    {held} checks hold");
-        if held < CHECKS_MIN {
-            return console.fail(format!("only {held} checks of at least {CHECKS_MIN} hold"));
+        checked(&machine, MERGED, words, CHECKS_MIN)?;
+    }
+    Ok(())
+}
+
+/// Nothing is asked for but the image.
+pub(super) fn defaults(bench: &Bench<'_>) -> Result<()> {
+    let debian = Debian::get(bench)?;
+    let machine = debian.machine("defaults", "6.12", By::Initrd("initramfs-tools"))?;
+    for words in ["ro quiet vm.run=defaults:first", "rw vm.run=defaults:again"] {
+        // It keeps its networks in /etc, so it fails on whatever has a read-only one.
+        let words = format!("systemd.mask=podman-auto-update.service {words}");
+        checked(&machine, "ashlar=root.img", &words, DEFAULTS_MIN)?;
+    }
+    Ok(())
+}
+
+/// Each on a machine of its own, which is booted twice.
+pub(super) fn overlays(bench: &Bench<'_>) -> Result<()> {
+    let debian = Debian::get(bench)?;
+    for (overlay, second) in [("persistent", "kept"), ("tmpfs", "gone")] {
+        let machine = debian.machine(overlay, "6.12", By::Initrd("initramfs-tools"))?;
+        let image = format!("ashlar=root.img ashlar.overlay={overlay}");
+        for run in ["change", second] {
+            checked(&machine, &image, &format!("rw vm.run=overlay:{run}"), OVERLAY_MIN)?;
         }
-        console.says(&["checks ", ", wrong 0"])?;
+        machine.remove()?;
     }
     Ok(())
 }

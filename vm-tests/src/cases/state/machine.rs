@@ -9,7 +9,7 @@ use ashlarfs::{Anchor, Digest, Options};
 use crate::bench::Bench;
 use crate::outcome::{Doing, Result};
 use crate::programs::Programs;
-use crate::qemu::Console;
+use crate::qemu::{Console, SPOKEN};
 use crate::scene::Scene;
 use crate::tree::Tree;
 
@@ -85,7 +85,8 @@ impl<'a> Machine<'a> {
     /// Boots it and takes its power away some time after the root is begun with. Tells whether it was in the middle of that.
     pub(super) fn cut(&mut self, append: &str, after: Duration) -> Result<bool> {
         self.script("true");
-        let console = self.scene.boot_until(append, Some((BEGINS, after)))?;
+        let begins = format!("{SPOKEN}{BEGINS}");
+        let console = self.scene.boot_until(append, Some((&begins, after)))?;
         Ok(console.hung().is_ok() && console.spoke(STARTED).is_err())
     }
 
