@@ -165,12 +165,6 @@ pub const CARRIED: &[Carried] = &[
         content: carried!("mkinitcpio/install/ashlar"),
     },
     Carried {
-        path: "usr/lib/initcpio/install/sd-ashlar",
-        mode: 0o644,
-        parts: &[Part::Mkinitcpio],
-        content: carried!("mkinitcpio/install/sd-ashlar"),
-    },
-    Carried {
         path: "usr/lib/initcpio/hooks/ashlar",
         mode: 0o644,
         parts: &[Part::Mkinitcpio],

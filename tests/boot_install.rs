@@ -366,11 +366,7 @@ fn scripts_parse() {
         "mkinitcpio/hooks/ashlar",
         "systemd/ashlar-generator",
     ];
-    let bash = [
-        "dracut/90ashlar/module-setup.sh",
-        "mkinitcpio/install/ashlar",
-        "mkinitcpio/install/sd-ashlar",
-    ];
+    let bash = ["dracut/90ashlar/module-setup.sh", "mkinitcpio/install/ashlar"];
     let has_shellcheck = Command::new("shellcheck").arg("--version").output().is_ok();
     for (shell, scripts) in [("sh", &posix[..]), ("bash", &bash[..])] {
         for script in scripts {

@@ -222,7 +222,7 @@ fn next(parts: &BTreeSet<Part>) -> Vec<String> {
         Part::InitramfsTools => "update-initramfs -u -k all",
         Part::Dracut => "dracut --force --regenerate-all",
         Part::Mkinitcpio => {
-            "put `ashlar` (with the systemd hook: `sd-ashlar`) behind `filesystems` in HOOKS of /etc/mkinitcpio.conf, then mkinitcpio -P"
+            "put `ashlar` behind `filesystems` in HOOKS of /etc/mkinitcpio.conf, then mkinitcpio -P"
         }
         Part::Selinux => "semodule --install /usr/share/ashlar/selinux/ashlar.cil",
         Part::Trampoline => {
