@@ -9,8 +9,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags, Timespec};
 use rustix::io::{Errno, FdFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -130,17 +133,33 @@ pub fn check_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
     Ok(absolute)
 }
 
-/// Mounts, and returns the device through which the kernel will ask.
-pub fn mount(settings: &Settings) -> Result<OwnedFd, MountError> {
+/// A mount on its way: the kernel asks already, and some of it may have to be answered before it is done.
+#[derive(Debug)]
+pub struct Mounting(Option<JoinHandle<Result<(), MountError>>>);
+
+impl Mounting {
+    /// Waits until it is mounted. Whoever waits must see to it that the kernel is answered.
+    pub fn finish(self) -> Result<(), MountError> {
+        let Some(thread) = self.0 else { return Ok(()) };
+        let died = |_| Err(MountError::Session(io::Error::other("the mounting thread panicked")));
+        thread.join().unwrap_or_else(died)
+    }
+}
+
+/// Begins to mount; returns the device through which the kernel asks.
+pub fn begin(settings: &Settings) -> Result<(OwnedFd, Mounting), MountError> {
     if rustix::process::geteuid().is_root() {
-        mount_directly(settings)
+        begin_directly(settings)
     } else {
-        mount_by_helper(settings)
+        Ok((mount_by_helper(settings)?, Mounting(None)))
     }
 }
 
 /// With `mount(2)`. Set-user-id programs and device nodes work unless the settings say otherwise.
-fn mount_directly(settings: &Settings) -> Result<OwnedFd, MountError> {
+///
+/// In a thread of its own: where a policy of `SELinux` has labels of FUSE in extended attributes, the kernel asks for that of
+/// the root before `mount(2)` returns (seen on Linux 6.1 and 6.12), and waits for ever for who waits for it.
+fn begin_directly(settings: &Settings) -> Result<(OwnedFd, Mounting), MountError> {
     let device = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|err| MountError::Device(err.into()))?;
     let data = format!(
@@ -150,17 +169,37 @@ fn mount_directly(settings: &Settings) -> Result<OwnedFd, MountError> {
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    let wrap = |err: io::Error| MountError::Mount(settings.mountpoint.clone(), err);
+    let mountpoint = settings.mountpoint.clone();
     // cannot fail: digits and commas hold no zero byte
-    let data = CString::new(data).map_err(|err| wrap(err.into()))?;
+    let data =
+        CString::new(data).map_err(|err| MountError::Mount(mountpoint.clone(), err.into()))?;
     // Read-only as a property of the file system: else each read would make the kernel doubt the access time.
     let flags = settings.flags | MountFlags::RDONLY;
-    rustix::mount::mount(&settings.source, &settings.mountpoint, FILE_SYSTEM_TYPE, flags, &*data)
-        .map_err(|err| match err {
-        Errno::NODEV => MountError::Device(err.into()),
-        _ => wrap(err.into()),
-    })?;
-    Ok(device)
+    let source = settings.source.clone();
+    let thread = thread::Builder::new().name("mount".to_owned()).spawn(move || {
+        let mounted = rustix::mount::mount(&source, &mountpoint, FILE_SYSTEM_TYPE, flags, &*data);
+        mounted.map_err(|err| match err {
+            Errno::NODEV => MountError::Device(err.into()),
+            _ => MountError::Mount(mountpoint, err.into()),
+        })
+    });
+    let thread = thread.map_err(MountError::Session)?;
+    // A device that belongs to no mount yet cannot be read.
+    while !is_mounts(&device) {
+        if thread.is_finished() {
+            // It failed, unless it was done since.
+            return Mounting(Some(thread)).finish().map(|()| (device, Mounting(None)));
+        }
+        thread::sleep(Duration::from_micros(100));
+    }
+    Ok((device, Mounting(Some(thread))))
+}
+
+/// Whether the kernel has taken a device for a mount.
+fn is_mounts(device: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(device, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok()
+        && !polled.iter().any(|polled| polled.revents().contains(PollFlags::ERR))
 }
 
 /// With `fusermount3`, which is set-user-id and sends the device back through a socket.

@@ -63,18 +63,20 @@ pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, Moun
     let server =
         Server::new(Arc::clone(&tree), Arc::clone(&counters), work.image, work.digest_xattr);
     let before = mountinfo::place(&settings.mountpoint).map_err(MountError::Session)?;
-    let fuse_device = mount::mount(&settings)?;
-    let undo = Undo(Some(settings.mountpoint.clone()));
+    let (fuse_device, mounting) = mount::begin(&settings)?;
     let mut config = Config::default();
     config.n_threads = Some(work.workers.max(1));
     config.acl = SessionACL::All;
     // Who may look is the kernel's to judge (`allow_other`); the library would turn away everyone but us.
-    let session = Session::from_fd(server, fuse_device, SessionACL::All, config)
-        .map_err(MountError::Session)?;
-    let session = thread::Builder::new()
-        .name("session".to_owned())
-        .spawn(move || session.run())
-        .map_err(MountError::Session)?;
+    let session =
+        Session::from_fd(server, fuse_device, SessionACL::All, config).and_then(|session| {
+            let thread = thread::Builder::new().name("session".to_owned());
+            thread.spawn(move || session.run())
+        });
+    // Why it could not be mounted tells more than that nobody asks.
+    mounting.finish()?;
+    let undo = Undo(Some(settings.mountpoint.clone()));
+    let session = session.map_err(MountError::Session)?;
     let place = mountinfo::place(&settings.mountpoint).map_err(MountError::Session)?;
     if place.device == before.device {
         return Err(MountError::Session(io::Error::other("it vanished as soon as it was mounted")));

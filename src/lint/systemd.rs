@@ -196,9 +196,12 @@ fn is_masked(root: &Root<'_>, path: &[u8]) -> bool {
     }
 }
 
+/// What masks the soft reboot of a machine that runs from an image (`ashlar boot install --systemd`).
+const GENERATOR: &[u8] = b"usr/lib/systemd/system-generators/ashlar-generator";
+
 fn soft_reboot(root: &Root<'_>) -> Vec<Fault> {
     let names = ["soft-reboot.target", "systemd-soft-reboot.service"];
-    if !names.iter().all(|name| unit(root, name)) {
+    if root.is(GENERATOR, Kind::File) || !names.iter().all(|name| unit(root, name)) {
         return Vec::new();
     }
     let path = "usr/lib/systemd/system/systemd-soft-reboot.service";

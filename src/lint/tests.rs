@@ -461,6 +461,11 @@ fn systemd() {
         link(root, &format!("etc/systemd/system/{service}"), "../../../dev/null");
     };
     assert_eq!(found(by_service), [""; 0]);
+    let installed = |root: &Path| {
+        remove(root, mask);
+        write(root, "usr/lib/systemd/system-generators/ashlar-generator", "#!/bin/sh\n");
+    };
+    assert_eq!(found(installed), [""; 0]);
     let before_254 = |root: &Path| {
         remove(root, mask);
         remove(root, &format!("usr/lib/systemd/system/{service}"));
