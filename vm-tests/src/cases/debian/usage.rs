@@ -8,7 +8,7 @@ use crate::qemu::{Console, SPOKEN};
 /// How many checks there are at least in `guest/debian/use`.
 const CHECKS_MIN: usize = 40;
 /// And in `defaults`, and in each part of `overlay`.
-const DEFAULTS_MIN: usize = 7;
+const DEFAULTS_MIN: usize = 8;
 const OVERLAY_MIN: usize = 7;
 
 /// Boots that each do one of `vm.run=`, of which all checks must hold; returns the last console.
@@ -36,9 +36,15 @@ pub(super) fn works(bench: &Bench<'_>) -> Result<()> {
 pub(super) fn defaults(bench: &Bench<'_>) -> Result<()> {
     let debian = Debian::get(bench)?;
     let machine = debian.machine("defaults", "6.12", By::Initrd("initramfs-tools"))?;
-    for words in ["ro quiet vm.run=defaults:first", "rw vm.run=defaults:again"] {
+    for (words, run) in [
+        ("ro quiet", "first"),
+        ("rw", "again"),
+        ("rw ashlar.bind=/etc/machine-id", "bound"),
+        ("rw ashlar.bind=/etc/machine-id", "bound-again"),
+    ] {
         // It keeps its networks in /etc, so it fails on whatever has a read-only one.
-        let words = format!("systemd.mask=podman-auto-update.service {words}");
+        let mask = "systemd.mask=podman-auto-update.service";
+        let words = format!("{mask} {words} vm.run=defaults:{run}");
         checked(&machine, "ashlar=root.img", &words, DEFAULTS_MIN)?;
     }
     Ok(())
