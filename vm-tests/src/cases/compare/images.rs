@@ -93,6 +93,9 @@ fn script(bench: &Bench<'_>) -> Result<PathBuf> {
     }
 }
 
+/// Ashlar's block size: as large as EROFS's clusters, see `compare_images.sh`.
+pub(super) const BLOCK_SIZE: &str = "64K";
+
 /// Ashlar's image, signed; made anew when the tree or the builder is another one.
 fn own_image(place: &Path) -> Result<PathBuf> {
     let (image, secret) = (place.join("ashlar.img"), place.join("maker"));
@@ -101,7 +104,7 @@ fn own_image(place: &Path) -> Result<PathBuf> {
     let recipe = run(Command::new("sh")
         .args(["-c", "find mkimage/src src/format -type f | LC_ALL=C sort | xargs cat | sha256sum"])
         .current_dir(top))?;
-    let recipe = format!("{recipe}{}", level.as_deref().unwrap_or_default());
+    let recipe = format!("{recipe}{} {BLOCK_SIZE}", level.as_deref().unwrap_or_default());
     let made = image.with_extension("made");
     if fs::read_to_string(&made).is_ok_and(|of| of == recipe) {
         return Ok(image);
@@ -112,6 +115,7 @@ fn own_image(place: &Path) -> Result<PathBuf> {
     keys::generate(&secret)?;
     let mut words: Vec<OsString> = vec!["mkimage".into(), "--quiet".into(), "--sign-key".into()];
     words.push(secret.into_os_string());
+    words.extend(["-b", BLOCK_SIZE].map(Into::into));
     if let Ok(level) = level {
         words.extend(["-z".into(), level.into()]);
     }

@@ -45,8 +45,9 @@ pub(super) fn markdown(measured: &[(&Contestant, Measured)], images: &Images) ->
     let rounds = measured.first().map_or(0, |(_, measured)| measured.rounds.len());
     let mut text = format!(
         "Median of {rounds} boots each, in turn; in brackets the part of EROFS + dm-verity. Linux {}, QEMU without KVM, 2 \
-         processors, 1 GiB.\n{}\n\n|  |",
+         processors, 1 GiB. Ashlar with blocks of {}, as EROFS with clusters.\n{}\n\n|  |",
         images.kernel.release,
+        super::images::BLOCK_SIZE,
         images.versions()
     );
     for (contestant, _) in measured {
