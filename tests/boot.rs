@@ -340,6 +340,11 @@ fn state_goes_where_it_was_told_to() {
             "setup 'ashlar=?root.img ashlar.extension=tools'\ncat $root/opt/extra/x $root/which\nrefused touch $root/new\n",
         );
         assert_eq!(merged, "extra\nfirst\n");
+        let bound = machine.runs(
+            "setup 'ashlar=?root.img ashlar.extension=tools ashlar.bind=/opt/extra'\n\
+             cat $root/opt/extra/x; echo mine >$root/opt/extra/x; cat $data/state/bind/opt-extra/x\n",
+        );
+        assert_eq!(bound, "extra\nmine\n");
         // Named twice, it is served once.
         let twice = machine.runs(
             "setup 'ashlar=?root.img ashlar.extension=tools,tools'\ncat $root/opt/extra/x\ngrep -c ' /run/initramfs/ashlar/extension/tools ' /proc/mounts\n",
