@@ -11,6 +11,10 @@ use crate::outcome::{Doing, Result, failed, run, skipped};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const STATIC: &str = "target.x86_64-unknown-linux-gnu.rustflags=['-Ctarget-feature=+crt-static']";
 
+/// Longest program for an initramfs, in bytes. Boot loaders read it into memory, from a slow stick perhaps, before anything
+/// else; and what is longer nobody reads through.
+const LEN_MAX: u64 = 4 << 20;
+
 /// Static programs, each built or found when it is first asked for.
 #[derive(Debug)]
 pub(crate) struct Programs {
@@ -35,7 +39,13 @@ impl Programs {
 
     /// `ashlar` as `cargo boot-binary` makes it.
     pub(crate) fn ashlar(&self) -> Result<&Path> {
-        get_or_try(&self.shipped, || self.build("ashlar", "ashlar", &["boot-binary"]))
+        get_or_try(&self.shipped, || {
+            let program = self.build("ashlar", "ashlar", &["boot-binary"])?;
+            match fs::metadata(&program).doing("cannot look at the program")?.len() {
+                ..=LEN_MAX => Ok(program),
+                len => failed(format!("the program has {len} bytes, and may have {LEN_MAX}")),
+            }
+        })
     }
 
     /// The same, but it does what `ashlar.without=` on the kernel's command line says, to show that a case can fail.
