@@ -70,18 +70,21 @@ reads_ahead() {
     device=$(awk '$5 == "/" { found = $3 } END { print found }' /proc/self/mountinfo)
     [ "$(cat /sys/class/bdi/$device/read_ahead_kb)" -ge 256 ] || { cat /sys/class/bdi/$device/read_ahead_kb; return 1; }
 }
-asked() { # asked QUESTION...: how often the kernel asked the server that
-    counted=$(ashlar status --json / | tr -d ' \n') || return 1
-    for question in "$@"; do echo "$question $(echo "$counted" | sed "s/.*\"$question\":\([0-9]*\).*/\1/")"; done
+asked() { # asked STATUS: how often the kernel had asked the server what is answered once and for all
+    for question in open opendir flush access; do
+        echo "$question $(tr -d ' \n' <$1 | sed "s/.*\"$question\":\([0-9]*\).*/\1/")"
+    done
 }
-warmed_up() { # what is answered once and for all was asked before anybody could have to wait for it
-    once='open opendir flush access'
-    before=$(asked $once) || return 1
+warmed_up() { # so that nobody ever has to wait for it
+    ashlar status --json / >/run/before || return 1
     for name in /fresh/60 /content/0 /etc/passwd; do cat $name >/dev/null && stat $name && [ -r $name ]; done
     ls -lR /fresh /etc && cd /usr && cd / && probe as 1000 /bin/cat /fresh/61 >/dev/null
-    is "$before" asked $once || return 1
-    # By the first to open a directory, and a file, and to close one: the server itself.
-    is "open 1 opendir 1 flush 1" echo $(asked open opendir flush)
+    ashlar status --json / >/run/after || return 1
+    is "$(asked /run/before)" asked /run/after || return 1
+    # The initramfs has looked before anybody was there but the server, who opened and closed a directory and a file.
+    looked=/run/before
+    [ ! -e /run/looked ] || looked=/run/looked
+    is "open 1 opendir 1 flush 1 access $(asked $looked | sed -n 's/^access //p')" echo $(asked $looked)
 }
 emptied() { # the initramfs is gone, but for where the root was mounted; who was started there still sees it
     for process in /proc/[0-9]*; do
