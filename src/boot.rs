@@ -185,7 +185,9 @@ fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result
 /// Boots the first image that can be.
 fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
     let Site { args, workspace, data, .. } = *site;
-    let candidates = choose::candidates(&data.path, args, site.patience)?;
+    let candidates = choose::candidates(&data.path, args)?;
+    // What it took to look for them is not taken from what serving them may take.
+    let site = &Site { patience: Patience::begin(), ..*site };
     let mut refused = Vec::new();
     if let Some(missing) = candidates.missing {
         tracing::error!("{missing}");
@@ -198,6 +200,8 @@ fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
     for candidate in candidates.images {
         if let Err(failed) = site.patience.left() {
             tracing::error!("{failed}: no further image is tried");
+            let image = choose::shown(&data.path, &candidate.path);
+            refused.push(Refused { image, why: failed.message, hint: failed.hint });
             break;
         }
         match boot_from(&candidate, site) {

@@ -7,7 +7,7 @@
 mod mount;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -454,7 +454,16 @@ fn what_was_brought_up_to_date_is_so_until_the_next_image() {
 #[test]
 fn an_overriding_extension_must_be_whole_where_boot_needs_it() {
     alone("an_overriding_extension_must_be_whole_where_boot_needs_it", || {
-        let image = Image::build(&[], fill);
+        // As most distributions have it.
+        let image = Image::build(&[], |tree| {
+            fill(tree);
+            fs::rename(tree.join("bin"), tree.join("usr-bin")).unwrap();
+            symlink("usr-bin", tree.join("bin")).unwrap();
+        });
+        let hiding = extension("hiding", |tree| {
+            fs::create_dir(tree.join("bin")).unwrap();
+            fs::write(tree.join("bin/other"), "").unwrap();
+        });
         let shell = extension("shell", |tree| {
             fs::create_dir(tree.join("bin")).unwrap();
             program(&tree.join("bin/sh"), &noise(8, 300_000));
@@ -463,9 +472,18 @@ fn an_overriding_extension_must_be_whole_where_boot_needs_it() {
             fs::create_dir(tree.join("sbin")).unwrap();
             fs::write(tree.join("sbin/init"), "no program").unwrap();
         });
-        let images =
-            [("root.img", &image), ("images/shell.img", &shell), ("images/init.img", &init)];
-        let machine = Machine::new(&images);
+        let machine = Machine::new(&[
+            ("root.img", &image),
+            ("images/shell.img", &shell),
+            ("images/init.img", &init),
+            ("images/hiding.img", &hiding),
+        ]);
+        let hides = machine.runs(
+            "setup 'ashlar=?root.img ashlar.extension-override=hiding' 2>$place/err\n\
+             test -x $root/bin/sh; $ashlar boot status | grep 'left out'\n",
+        );
+        let why = "is left out: /bin/sh, which is needed to boot, is hidden";
+        assert_eq!(hides, format!("degraded          extension `hiding` {why}\n"));
         let boot = "setup 'ashlar=?root.img ashlar.extension-override=shell,init' 2>$place/err\n\
                     lower=/run/initramfs/ashlar/lower\n\
                     cmp -s $root/sbin/init $lower/sbin/init; cmp -s $root/bin/sh $lower/bin/sh && echo own\n\

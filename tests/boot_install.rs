@@ -448,6 +448,9 @@ fn the_generator_changes_units_on_a_root_of_ours_only() {
     };
     let expected = with_var("What=tmpfs\nWhere=/var\nType=tmpfs\nOptions=mode=755\n");
     assert_eq!(generated(Some("{}"), "tmpfs /var tmpfs rw,mode=755 0 0\n"), expected);
+    let data = "/run/initramfs/ashlar/data/var";
+    let expected = with_var(&format!("What={data}\nWhere=/var\nType=none\nOptions=bind\n"));
+    assert_eq!(generated(Some("{}"), bound), expected);
     // The image's own.
     assert_eq!(generated(Some("{}"), "/dev/vda1 / fuse.ashlar ro 0 0\n"), early.into());
 }

@@ -1390,6 +1390,9 @@ fn an_extension_wins_in_a_state_overlay_too() {
     assert_eq!(prune(&upper, Stack(&[&root, &old]), b"opt").unwrap().removed, ["extra/conf"]);
     plant(&upper, &files);
     assert!(prune(&upper, Stack(&[&root, &old]), b"opt").unwrap().fitted);
+    // Left out for once, and back.
+    assert!(prune(&upper, Stack(&[&root]), b"opt").unwrap().fitted);
+    assert!(prune(&upper, Stack(&[&root, &old]), b"opt").unwrap().fitted);
     assert_eq!(prune(&upper, Stack(&[&root, &new]), b"opt").unwrap().removed, ["extra/conf"]);
     assert!(!prune(&upper, Stack(&[&new, &root]), b"opt").unwrap().fitted);
     assert_eq!(read(upper.join("extra/own")) + &read(upper.join("app/own")), "minemine");

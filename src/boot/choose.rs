@@ -113,7 +113,8 @@ pub struct Candidates {
 }
 
 /// The images that may be booted. What is asked for comes first; the others need a signature, which [`open`] insists on.
-pub fn candidates(data: &Path, args: &BootArgs, patience: Patience) -> Result<Candidates, Failed> {
+pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
+    let patience = Patience::begin();
     let mut all = all(data, patience);
     let list: Vec<String> = all.iter().map(|path| shown(data, path)).collect();
     let there =
@@ -222,8 +223,7 @@ fn claimed_version(path: &Path) -> u64 {
 }
 
 /// The image with a root digest, whoever else vouches for it.
-pub fn find(data: &Path, digest: Digest) -> Option<PathBuf> {
-    let patience = Patience::begin();
+pub fn find(data: &Path, digest: Digest, patience: Patience) -> Option<PathBuf> {
     with_digest(&all(data, patience), digest, patience)
 }
 

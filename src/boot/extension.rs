@@ -108,9 +108,10 @@ fn serve(
     }
     site.patience.left()?;
     let (path, pinned) = match name.parse() {
-        Ok(digest) => {
-            (choose::find(&site.data.path, digest), Some(digest).filter(|it| pins.contains(it)))
-        }
+        Ok(digest) => (
+            choose::find(&site.data.path, digest, site.patience),
+            Some(digest).filter(|it| pins.contains(it)),
+        ),
         Err(_) => (choose::named(&site.data.path, name), None),
     };
     let path = path.ok_or_else(|| Failed::new("there is no such image on the data partition"))?;

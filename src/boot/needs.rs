@@ -46,6 +46,8 @@ pub enum Unfit {
     Init(String),
     /// A file that is needed could not be read.
     Damaged(String, Error),
+    /// The root has it, but something that lies over the root is in its way.
+    Hidden(String),
 }
 
 impl std::fmt::Display for Unfit {
@@ -53,6 +55,7 @@ impl std::fmt::Display for Unfit {
         match self {
             Unfit::Init(why) => f.write_str(why),
             Unfit::Damaged(path, err) => write!(f, "{path}, which is needed to boot: {err}"),
+            Unfit::Hidden(path) => write!(f, "{path}, which is needed to boot, is hidden"),
         }
     }
 }
@@ -64,14 +67,13 @@ pub fn read(stack: Stack<'_>, init: &str) -> Result<Read, Unfit> {
     let mut done = Read::default();
     let damaged =
         |path: &[u8], err| Unfit::Damaged(String::from_utf8_lossy(path).into_owned(), err);
-    let mut ahead: Vec<Vec<u8>> = Vec::new();
-    for path in ALSO {
-        match stack.resolve_following(path) {
-            Ok(_) => ahead.push(path.to_vec()),
-            Err(Error::NotFound | Error::NotADirectory) => {}
-            Err(err) => return Err(damaged(path, err)),
-        }
-    }
+    let alone = root_alone(stack);
+    let is_hidden = |path: &[u8]| {
+        let found = alone.map(|root| root.resolve_following(path));
+        matches!(found, Some(Ok((node, _))) if node.top.inode.kind == Kind::File)
+    };
+    let hidden = |path: &[u8]| Unfit::Hidden(String::from_utf8_lossy(path).into_owned());
+    let mut ahead: Vec<Vec<u8>> = ALSO.map(<[u8]>::to_vec).into();
     ahead.push(init.as_bytes().to_vec());
     for path in DIRECTORIES {
         let is_there = match stack.resolve_following(path) {
@@ -91,6 +93,9 @@ pub fn read(stack: Stack<'_>, init: &str) -> Result<Read, Unfit> {
             Err(Error::NotFound | Error::NotADirectory) if is_init => {
                 return Err(Unfit::Init(format!("there is no {init} in it")));
             }
+            Err(Error::NotFound | Error::NotADirectory) if is_hidden(&path) => {
+                return Err(hidden(&path));
+            }
             Err(Error::NotFound | Error::NotADirectory) => continue,
             Err(err) => return Err(damaged(&path, err)),
         };
@@ -98,6 +103,9 @@ pub fn read(stack: Stack<'_>, init: &str) -> Result<Read, Unfit> {
         let is_program = inode.kind == Kind::File && inode.permissions & 0o111 != 0;
         if is_init && !is_program {
             return Err(Unfit::Init(format!("{init} is no program")));
+        }
+        if inode.kind != Kind::File && is_hidden(&path) {
+            return Err(hidden(&path));
         }
         if inode.kind != Kind::File || !seen.insert(own_dir.clone()) || seen.len() > FILES_MAX {
             continue;
@@ -109,11 +117,21 @@ pub fn read(stack: Stack<'_>, init: &str) -> Result<Read, Unfit> {
         ahead.extend(named.interpreter);
         own_dir.truncate(own_dir.iter().rposition(|byte| *byte == b'/').unwrap_or(0));
         for library in named.libraries {
-            let found = find(stack, &library, &named.search, &own_dir);
-            ahead.extend(found.map_err(|err| damaged(&library, err))?);
+            let find = |stack| find(stack, &library, &named.search, &own_dir);
+            let found = find(stack).map_err(|err| damaged(&library, err))?;
+            if found.is_none() && alone.is_some_and(|root| matches!(find(root), Ok(Some(_)))) {
+                return Err(hidden(&library));
+            }
+            ahead.extend(found);
         }
     }
     Ok(done)
+}
+
+/// The root, the lowest of all, where something lies over it.
+fn root_alone(stack: Stack<'_>) -> Option<Stack<'_>> {
+    let (above, root) = stack.0.split_at_checked(stack.0.len().saturating_sub(1))?;
+    (!above.is_empty()).then_some(Stack(root))
 }
 
 /// A file's bytes; only read, and empty, when it is too long to be held.

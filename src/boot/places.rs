@@ -214,9 +214,19 @@ impl Places<'_> {
             return Err(failed);
         }
         // An extension's where the root has none.
-        let has = |tree: &&Tree| tree.resolve_to_last(path.as_bytes()).is_ok();
-        let tree = [self.tree].iter().chain(self.stack.0).copied().find(has).unwrap_or(self.tree);
-        seed::seed(tree, path.as_bytes(), &self.site.data.path, &below)?;
+        let mut from = self.tree;
+        for tree in [self.tree].iter().chain(self.stack.0) {
+            match tree.resolve_to_last(path.as_bytes()) {
+                Ok(_) => {
+                    from = tree;
+                    break;
+                }
+                Err(Error::NotFound | Error::NotADirectory) => {}
+                // Damaged: that is not absent, and an extension's copy would be kept for good.
+                Err(err) => return Err(err.into()),
+            }
+        }
+        seed::seed(from, path.as_bytes(), &self.site.data.path, &below)?;
         bind(&self.site.data.join(below), &at)
     }
 
@@ -233,7 +243,7 @@ fn lay_over(at: &PathBuf, kept: &Path) -> Result<(), Failed> {
 }
 
 fn open_old(digest: Digest, site: &Site<'_>) -> Result<Option<Tree>, Error> {
-    let path = choose::find(&site.data.path, digest);
+    let path = choose::find(&site.data.path, digest, site.patience);
     path.map(|path| open_as(&path, Anchor::RootDigest(digest))).transpose()
 }
 

@@ -174,10 +174,16 @@ fn is_fatal(errno: Errno) -> bool {
     [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO].contains(&errno)
 }
 
-/// What an extended attribute's error says, on a file system with so many free blocks. One that is too long for the file
-/// system is told as a full disk (ext4: more than a block for all of a file's), and stays so however much is free.
-fn xattr_errno(errno: Errno, blocks_free: u64) -> Errno {
-    if errno == Errno::NOSPC && blocks_free > 0 { Errno::TOOBIG } else { errno }
+/// Bytes that the extended attributes of a file may have on every file system.
+const XATTRS_LEN_SURE: usize = 1024;
+
+/// What an extended attribute's error says, for a file that has so many bytes of them, on a file system with so many free
+/// blocks. Where they are too long for the file system that is told as a full disk (ext4: more than a block for all of a
+/// file's), and stays so however much is free. Short ones find room wherever there is any, also for what is no block of a
+/// file (btrfs): where not, the disk is full.
+fn xattr_errno(errno: Errno, len: usize, blocks_free: u64) -> Errno {
+    let is_long = len > XATTRS_LEN_SURE && blocks_free > 0;
+    if errno == Errno::NOSPC && is_long { Errno::TOOBIG } else { errno }
 }
 
 /// Gives a file that was just made its owner, extended attributes, mode and times, in the order in which they last. What
@@ -206,12 +212,14 @@ pub(super) fn restore(fd: BorrowedFd<'_>, node: &Node, left_out: &mut Vec<String
         }
         tried("owner", owned)?;
     }
+    let len = node.xattrs.iter().map(|(name, value)| name.len().saturating_add(value.len()));
+    let len = len.fold(0, usize::saturating_add);
     for (name, value) in &node.xattrs {
         let set = rustix::fs::setxattr(&path, name.as_slice(), value, XattrFlags::empty());
         let set = set.map_err(|errno| {
             // Not `f_bfree`: of those the file system keeps some to itself.
             let free = rustix::fs::statvfs(&path).map_or(0, |stat| stat.f_bavail);
-            xattr_errno(errno, free)
+            xattr_errno(errno, len, free)
         });
         tried(&super::shown(name), set)?;
     }
@@ -238,8 +246,11 @@ mod tests {
 
     #[test]
     fn only_a_full_disk_is_a_full_disk() {
-        assert!(is_fatal(xattr_errno(Errno::NOSPC, 0)));
-        assert!(!is_fatal(xattr_errno(Errno::NOSPC, 1)));
-        assert!(is_fatal(xattr_errno(Errno::IO, 1)) && is_fatal(xattr_errno(Errno::DQUOT, 1)));
+        assert!(is_fatal(xattr_errno(Errno::NOSPC, 5000, 0)));
+        assert!(!is_fatal(xattr_errno(Errno::NOSPC, 5000, 1)));
+        assert!(is_fatal(xattr_errno(Errno::NOSPC, 100, 1)));
+        assert!(
+            [Errno::IO, Errno::DQUOT].iter().all(|errno| is_fatal(xattr_errno(*errno, 5000, 1)))
+        );
     }
 }

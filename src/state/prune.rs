@@ -21,6 +21,8 @@ use crate::fs::stack::{self, Stack};
 
 /// The extended attribute that names the images. Where `trusted.` is not to be had, the other one.
 const MARKS: [&str; 2] = ["trusted.ashlar.image", "user.ashlar.image"];
+/// Longest attribute that Linux knows, in bytes (`XATTR_SIZE_MAX`).
+const MARK_LEN_MAX: usize = 64 * 1024;
 /// The one by which an overlay says that a directory hides the one below it.
 const OPAQUE: &str = "trusted.overlay.opaque";
 
@@ -38,8 +40,7 @@ pub struct PruneReport {
 pub fn prune(upper: &Path, lower: Stack<'_>, image_path: &[u8]) -> Result<PruneReport> {
     let upper = open_last(upper)?;
     let digests: Vec<String> = lower.0.iter().map(|tree| tree.root_digest().to_string()).collect();
-    let digests = digests.join("+");
-    if is_marked(&upper, digests.as_bytes()) {
+    if is_marked(&upper, &digests) {
         return Ok(PruneReport { fitted: true, ..PruneReport::default() });
     }
     let mut report = PruneReport::default();
@@ -52,7 +53,7 @@ pub fn prune(upper: &Path, lower: Stack<'_>, image_path: &[u8]) -> Result<PruneR
         Err(err) => return Err(err),
     }
     disk::sync_all(&upper)?;
-    set_mark(&upper, digests.as_bytes())?;
+    set_mark(&upper, digests.join("+").as_bytes())?;
     disk::sync(&upper, b"the overlay")?;
     Ok(report)
 }
@@ -138,12 +139,16 @@ fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     rustix::fs::fgetxattr(directory, OPAQUE, &mut value[..]) == Ok(1) && value == [b'y']
 }
 
-fn is_marked(upper: &OwnedFd, digests: &[u8]) -> bool {
+/// Whether it fits all of these already. An extension that is not there for once, for its disk was slow, say, leaves nothing
+/// that hides anything: that it is missing, or back again, changes nothing.
+fn is_marked(upper: &OwnedFd, digests: &[String]) -> bool {
     MARKS.iter().any(|name| {
-        // One more, so that what is longer is not taken for the same.
-        let mut value = vec![0; digests.len().saturating_add(1)];
+        let mut value = vec![0; MARK_LEN_MAX];
         let len = rustix::fs::fgetxattr(upper, *name, value.as_mut_slice()).unwrap_or_default();
-        value.get(..len) == Some(digests)
+        let marked = String::from_utf8_lossy(value.get(..len).unwrap_or_default());
+        // In the same order: another one lies above, and wins.
+        let mut marked = marked.split('+');
+        digests.iter().all(|digest| marked.any(|it| it == digest))
     })
 }
 
