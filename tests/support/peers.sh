@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes current versions of the peers we compare with available, and prints the directory of their commands:
-# mkfs.erofs (with zstd, so 1.8 or newer), mksquashfs, squashfuse_ll.
+# mkfs.erofs (with zstd, so 1.8 or newer), erofsfuse, mksquashfs, squashfuse_ll.
 #
 # usage: PATH=$(tests/support/peers.sh):$PATH
 #
@@ -13,13 +13,14 @@ set -euo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
 peers=${CARGO_TARGET_DIR:-$top/target}/peers
 suite=${ASHLAR_PEERS_SUITE:-trixie}
-packages=(erofs-utils squashfs-tools squashfuse)
+packages=(erofs-utils erofsfuse squashfs-tools squashfuse)
 commands=(mkfs.erofs erofsfuse mksquashfs squashfuse squashfuse_ll)
 
 # Not through `grep -q`, which would end the pipe early and with it, by SIGPIPE, the answer.
 has_zstd() { [[ $("$1" --help 2>&1) == *zstd* ]]; }
 
-if [[ -x $peers/bin/mkfs.erofs ]] && has_zstd "$peers/bin/mkfs.erofs"; then
+recipe="$suite ${packages[*]}"
+if [[ $(cat "$peers/recipe" 2>/dev/null) == "$recipe" ]] && has_zstd "$peers/bin/mkfs.erofs"; then
     echo "$peers/bin"
     exit
 fi
@@ -27,6 +28,7 @@ fi
 if type -P "${commands[@]}" | wc -l | grep -qx ${#commands[@]} && has_zstd mkfs.erofs; then
     mkdir -p "$peers/bin"
     type -P "${commands[@]}" | xargs ln -sft "$peers/bin"
+    echo "$recipe" >"$peers/recipe"
     echo "$peers/bin"
     exit
 fi
@@ -72,4 +74,5 @@ if ! has_zstd "$peers/bin/mkfs.erofs"; then
     echo "peers: mkfs.erofs from $suite does not run or has no zstd" >&2
     exit 1
 fi
+echo "$recipe" >"$peers/recipe"
 echo "$peers/bin"
