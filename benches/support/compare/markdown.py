@@ -17,7 +17,8 @@ def table(rows: list[list[str]]) -> str:
 
 
 def render(report: Report) -> str:
-    parts = [headline(report), "## Cold\n\n" + CPU_NOTE, table(tables.medians(report, "cold")), "## Warm", table(tables.medians(report, "warm"))]
+    parts = [headline(report), "## Cold", CPU_NOTE, table(tables.medians(report, "cold")),
+             "## Warm", table(tables.medians(report, "warm"))]  # fmt: skip
     for system in report.ours():
         parts += [f"## {system['label']}: its time as a ratio to the others'", table(tables.ratios(report, system))]
     parts += ["## Goals", goals(report), "## The floor", *told(tables.floors(report)),

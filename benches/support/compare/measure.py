@@ -16,6 +16,7 @@ from .systems import Built, Served, System, build, build_key, overlaid, serving
 from .workloads import ENVIRONMENT, Plan, Workload, warm_up
 
 KTHREADD = 2
+STATUS_TRIES = 20
 OVERLAY = "@overlay"  # behind the name of a workload that goes through an overlayfs
 
 Seen = tuple[str, ...]  # items, bytes, checksum
@@ -242,5 +243,11 @@ def status(system: System, served: Served) -> tuple[int, int] | None:
     """How often our server was asked, and the stored bytes that it has verified; nobody else tells."""
     if system.group != "ours":
         return None
-    said = json.loads(run([systems.binary("ashlar"), "status", "--json", served.top], limit=UNMOUNT_LIMIT).stdout)
-    return sum(said["upcalls"].values()), said["bytes_verified"]
+    ask = [systems.binary("ashlar"), "status", "--json", served.top]
+    # A server in the foreground answers the kernel a moment before it answers here.
+    for _ in range(STATUS_TRIES):
+        with contextlib.suppress(Unavailable):
+            said = json.loads(run(ask, limit=UNMOUNT_LIMIT).stdout)
+            return sum(said["upcalls"].values()), said["bytes_verified"]
+        time.sleep(0.05)
+    raise Unavailable("`ashlar status` gets no answer")

@@ -9,31 +9,34 @@ from .report import AGAINST, Report, seconds, times, verdict
 from .systems import OPTIONS
 
 STYLE = Path(__file__).with_name("page.css")
-GROUPS = [("ours", "Ashlar: verifies every block"), ("kernel", "in the kernel"), ("fuse", "other FUSE servers"), ("plain", "the directory")]
+GROUPS = [("ours", "Ashlar: verifies every block"), ("kernel", "in the kernel"), ("fuse", "other FUSE servers"),
+          ("plain", "the directory")]  # fmt: skip
+STACKED = [("reader", "reader"), ("server", "server"), ("threads", "kernel threads")]
 
 
 def render(report: Report) -> str:
     tree = report.data["tree"]
     body = [
-        f"<header><h1>Ashlar beside its peers</h1><p>{escape(tree['name'])}: {tree['names']:,} names, {tree['files']:,} files, "
-        f"{tree['bytes'] / 1e6:,.0f} MB. {escape(report.data['date'])}, {report.data['processors']} processors, "
+        f"<header><h1>Ashlar beside its peers</h1><p>{escape(tree['name'])}: {tree['names']:,} names, "
+        f"{tree['files']:,} files, {tree['bytes'] / 1e6:,.0f} MB. "
+        f"{escape(report.data['date'])}, {report.data['processors']} processors, "
         f"{report.data['rounds']} rounds.</p></header>",
         tiles(report),
         *(section("Faster or slower", overview(report, system)) for system in report.ours()[:1]),
         section("Goals", "<p>For the Debian root on 2 processors, cold unless said.</p>" + goals(report)),
-        section("Cold", "<p>Mounted afresh, page cache dropped. Bars are medians, dots single runs, the dashed line the floor "
-                "of what this machine can do for Ashlar's blocks.</p>" + plots.legend(GROUPS) + times_panels(report, "cold")),
+        section("Cold", "<p>Mounted afresh, page cache dropped; seconds. Bars are medians, dots single runs, the dashed "
+                "line Ashlar's floor on this machine.</p>" + plots.legend(GROUPS) + times_panels(report, "cold")),
         section("Warm", "<p>The same again at once.</p>" + plots.legend(GROUPS) + times_panels(report, "warm")),
-        section("Processor time, cold", plots.legend([("reader", "reader"), ("server", "server"), ("threads", "kernel threads")])
-                + cpu_panels(report)),
+        section("Processor time, cold", plots.legend(STACKED) + cpu_panels(report)),
         section("Images and memory", resource_panels(report) + prose_and_table(tables.systems(report))),
         section("The floor", prose_and_table(tables.floors(report))),
         section("All ratios", "<p>Ashlar's time over the other's; what we lose is bold.</p>"
-                + "".join(f"<h3>{escape(one['label'])}</h3>" + table(tables.ratios(report, one)) for one in report.ours())),
+                + "".join(f"<h3>{escape(s['label'])}</h3>{table(tables.ratios(report, s))}" for s in report.ours())),
         section("How it was measured", how(report)),
     ]  # fmt: skip
-    return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            '<meta name="color-scheme" content="light dark"><title>Ashlar beside its peers</title>'
+    return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+            "<title>Ashlar beside its peers</title>"
             f"<style>{STYLE.read_text()}</style></head>\n<body>{chr(10).join(body)}</body></html>\n")  # fmt: skip
 
 
@@ -42,7 +45,7 @@ def section(title: str, content: str) -> str:
 
 
 def tiles(report: Report) -> str:
-    found = [reached for goal in report.goals() for name, reached in goal.reached.items() if name == "ashlar" and reached is not None]
+    found = [goal.reached["ashlar"] for goal in report.goals() if goal.reached.get("ashlar") is not None]
     shown = [(f"{sum(found)} of {len(found)}", "goals reached")]
     for against in AGAINST:
         ratio = report.ratio("ashlar", against, "read", "cold")
@@ -116,7 +119,8 @@ def cpu_panels(report: Report) -> str:
 
 def resource_panels(report: Report) -> str:
     def panel(title: str, value, number) -> str:
-        rows = [Bar(one["label"], one["group"], [(value(one), one["group"], "")]) for one in report.systems if value(one) is not None]
+        rows = [Bar(one["label"], one["group"], [(value(one), one["group"], "")])
+                for one in report.systems if value(one) is not None]  # fmt: skip
         return plots.bars(title, rows, number) if rows else ""
 
     def size(system: dict) -> float | None:

@@ -99,6 +99,8 @@ def legend(entries: list[tuple[str, str]]) -> str:
     """Shapes (of `ratios`) or styles (of bars) and what they mean."""
     items = []
     for key, meaning in entries:
-        drawn = shape(key, 7, 7, "plainshape", meaning) if key in SHAPES else f'<rect class="{key}" y="1" width="14" height="12" rx="2"/>'
+        drawn = f'<rect class="{key}" y="1" width="14" height="12" rx="2"/>'
+        if key in SHAPES:
+            drawn = shape(key, 7, 7, "plainshape", meaning)
         items.append(f'<span><svg width="14" height="14" aria-hidden="true">{drawn}</svg> {escape(meaning)}</span>')
     return f'<p class="legend">{"".join(items)}</p>'

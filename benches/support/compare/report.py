@@ -122,13 +122,16 @@ class Report:
 
     def every_row(self, what: str, against: str, limits: list[tuple[tuple[str, ...] | None, str, float]]) -> Goal:
         """One goal over many rows: the first limit that fits a row holds. Rows over theirs are named."""
-        goal = Goal(what, self.labels.get(against, against), " or ".join(dict.fromkeys(f"≤ {l:.2f}×" for *_, l in limits)), {}, {})
+        told = " or ".join(dict.fromkeys(f"≤ {limit:.2f}×" for *_, limit in limits))
+        goal = Goal(what, self.labels.get(against, against), told, {}, {})
         for one in self.ours():
             name, rows, missed = one["name"], 0, []
             for workload in self.measured_workloads():
                 for temper in TEMPERS:
                     plain_name = workload["name"].removesuffix(OVERLAY)
-                    limit = next((l for names, t, l in limits if t == temper and (names is None or plain_name in names)), None)
+                    fitting = [limit for names, of_temper, limit in limits
+                               if of_temper == temper and (names is None or plain_name in names)]  # fmt: skip
+                    limit = fitting[0] if fitting else None
                     ratio = self.ratio(name, against, workload["name"], temper)
                     if limit is None or ratio is None:
                         continue
