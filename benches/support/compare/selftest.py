@@ -175,7 +175,7 @@ def reports_come_out(data: dict, missing: dict[str, str]) -> None:
         about_time = [goal for goal in other.goals() if goal.limit.endswith("×") and "size" not in goal.what]
         assert {goal.reached["ashlar"] for goal in about_time} == {expected, None}, about_time
         assert ("**" in markdown.render(other)) == (not expected)
-        assert ("badge missed" in page.render(other)) == (not expected)
+        assert page.render(other).count("badge missed") >= sum(goal.reached["ashlar"] is False for goal in about_time)
 
 
 def traces_are_read(bench: Bench, directory: Path) -> None:
@@ -216,7 +216,7 @@ def all_steps(directory: Path, result: Callable, start: float) -> None:
     traces_are_read(bench, directory)
     bench.unavailable |= other.unavailable
     absent = [System(name, name, "fuse") for name in missing]
-    reports_come_out(result("a tiny tree", bench, chosen + absent, WORKLOADS, 1), missing)
+    reports_come_out(result("a tiny tree", bench, chosen + absent, WORKLOADS, 1, ["no versions"]), missing)
     step("tables and page come out")
     assert not machine.mounts_below(directory), machine.mounts_below(directory)
     step("nothing stays mounted")
