@@ -42,9 +42,10 @@ def goals(report: Report) -> str:
     rows = [["", "against", "goal", *(one["label"] for one in ours)]]
     missed = []
     for goal in report.goals():
-        cells = [f"{goal.measured[one['name']]} {verdict(goal.reached[one['name']])}" for one in ours]
+        told = [(goal.measured[one["name"]], verdict(goal.reached[one["name"]])) for one in ours]
+        cells = [f"{measured} {said}".removesuffix(" –") for measured, said in told]
         rows.append([goal.what, goal.against, goal.limit, *cells])
         for one in ours:
             missed += [f"* {one['label']} against {goal.against}: {row}" for row in goal.missed.get(one["name"], [])]
-    told = "\n\nRows over their limit:\n\n" + "\n".join(missed) if missed else ""
-    return "These are goals for the Debian root on 2 processors.\n\n" + table(rows) + told
+    below = "\n\nRows over their limit:\n\n" + "\n".join(missed) if missed else ""
+    return "These are goals for the Debian root on 2 processors.\n\n" + table(rows) + below

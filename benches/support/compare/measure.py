@@ -82,7 +82,7 @@ class Bench:
 
     def build_all(self, chosen: list[System], reuse: bool) -> None:
         record = self.work / "built.json"
-        known = json.loads(record.read_text()) if reuse and record.exists() else {}
+        known = json.loads(record.read_text()) if record.exists() else {}
         answer = repr([self.ask_words(["walk", self.tree])[1], self.ask_words(["read", self.tree, "1"])[1]])
         for system in chosen:
             image = self.work / system.image if system.image else None
@@ -90,13 +90,15 @@ class Bench:
                 continue
             key = build_key(system.build(self.tree, image), answer)
             kept = known.get(image.name)
-            if kept and kept["key"] == key and image.exists():
+            if reuse and kept and kept["key"] == key and image.exists():
                 self.built[image.name] = Built(**kept)
                 continue
             note(f"building: {system.label}")
             with self.or_unavailable(system):
                 self.built[image.name] = build(system.build(self.tree, image), image, key)
-        record.write_text(json.dumps({k: dataclasses.asdict(v) for k, v in self.built.items()}, indent=1))
+                # At once, and beside what others have left: an image is reused whoever asked for it.
+                known[image.name] = dataclasses.asdict(self.built[image.name])
+                record.write_text(json.dumps(known, indent=1))
 
     def check_content(self, chosen: list[System]) -> None:
         """All bytes once more, by a hash that nobody can be lucky with."""

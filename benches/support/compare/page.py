@@ -82,7 +82,7 @@ def goals(report: Report) -> str:
             badge = f' <span class="badge {said}">{said}</span>' if said != "–" else ""
             missed = goal.missed.get(one["name"], [])
             listed = "".join(f"<li>{escape(row)}</li>" for row in missed)
-            more = f"<details><summary>{len(missed)} over the limit</summary><ul>{listed}</ul></details>" if missed else ""
+            more = f"<details open><summary>{len(missed)} over the limit</summary><ul>{listed}</ul></details>" if missed else ""
             cells += f"<td>{escape(goal.measured[one['name']])}{badge}{more}</td>"
         rows.append(f"<tr>{cells}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

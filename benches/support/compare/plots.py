@@ -70,18 +70,18 @@ def shape(kind: str, x: float, y: float, style: str, tip: str) -> str:
 
 def ratios(title: str, rows: list[tuple[str, list[float | None]]], against: list[str]) -> str:
     """One row a workload, one shape a rival, on a logarithmic scale: left of the line we are faster."""
-    width, label, step, head = 900, 210, 26, 26
+    width, label, step, head = 1240, 240, 26, 26
     found = [ratio for _, row in rows for ratio in row if ratio]
-    reach = max([2.0, *(max(ratio, 1 / ratio) for ratio in found)]) * 1.12
+    least, most = min([0.5, *found]) / 1.12, max([2.0, *found]) * 1.12
 
     def x(ratio: float) -> float:
-        return label + 20 + (math.log(ratio) / math.log(reach) + 1) / 2 * (width - label - 40)
+        return label + 20 + math.log(ratio / least) / math.log(most / least) * (width - label - 40)
 
     height = head + len(rows) * step + 6
-    parts = [f'<rect class="won" x="{x(1 / reach):.1f}" y="{head - 6}" width="{x(1) - x(1 / reach):.1f}" '
+    parts = [f'<rect class="won" x="{x(least):.1f}" y="{head - 6}" width="{x(1) - x(least):.1f}" '
              f'height="{height - head}" rx="4"/>']  # fmt: skip
     for tick in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1, 1.5, 2, 4, 8, 16):
-        if 1 / reach <= tick <= reach:
+        if least <= tick <= most:
             style = "one" if tick == 1 else "tick"
             parts.append(f'<line class="{style}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{head - 6}" y2="{height - 6}"/>')
             parts.append(f'<text class="axis" x="{x(tick):.1f}" y="12" text-anchor="middle">{tick:.3g}×</text>')

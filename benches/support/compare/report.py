@@ -8,6 +8,8 @@ import statistics
 
 from . import floor
 from .measure import OVERLAY
+from .systems import SYSTEMS
+from .workloads import WORKLOADS
 
 TEMPERS = ("cold", "warm")
 AGAINST = ("erofs", "erofs-lz4", "squashfs")  # whom the goals name
@@ -48,7 +50,10 @@ class Report:
         self.data = data
         self.systems = data["systems"]
         self.workloads = data["workloads"]
-        self.labels = {one["name"]: one["label"] for one in self.systems + self.workloads}
+        # Goals name also who was not measured this time.
+        self.labels = {one.name: one.label for one in SYSTEMS + WORKLOADS}
+        self.labels |= {one.name + OVERLAY: f"{one.label}, overlayfs" for one in WORKLOADS}
+        self.labels |= {one["name"]: one["label"] for one in self.systems + self.workloads}
         self.by_cell: dict[tuple[str, str, str], list[dict]] = {}
         for run in data["runs"]:
             self.by_cell.setdefault((run["system"], run["workload"], run["temper"]), []).append(run)
@@ -138,7 +143,7 @@ class Report:
                     rows += 1
                     if ratio > limit:
                         missed.append(f"{workload['label']}, {temper} {times(ratio)} (≤ {limit:.2f})")
-            goal.measured[name] = f"{rows - len(missed)} of {rows} rows" if rows else "–"
+            goal.measured[name] = f"{rows - len(missed)} of {rows} rows within" if rows else "–"
             goal.reached[name] = not missed if rows else None
             goal.missed[name] = missed
         return goal
