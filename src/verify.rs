@@ -12,6 +12,7 @@ mod files;
 mod hits;
 mod inodes;
 mod names;
+mod prefetch;
 mod xattrs;
 
 use std::fmt;
@@ -262,6 +263,7 @@ impl Check<'_> {
             blocks.check(&store, options, &mut self.findings, &mut self.account);
         let tree = Tree::unchecked(store);
         self.report.inodes_checked = inodes::check(&tree, &blocks, &mut self.findings)?;
+        prefetch::check(&tree, &mut self.findings)?;
         if !blocks.bad.is_empty() {
             hits::name_files(&tree, &blocks.bad, &mut self.findings.list);
         }

@@ -57,13 +57,14 @@ fn random_records_do_no_harm() {
     let directory = tempfile::tempdir().unwrap();
     let (path, root) = image::build_tar(directory.path(), &image::every_feature_tar(), &[]);
     let tree = image::open(std::fs::read(path).unwrap(), root).unwrap();
-    let sound = seal::Draft::of(&tree);
+    let mut sound = seal::Draft::of(&tree);
+    sound.list(&[2, 0, 1]);
     let count = std::env::var("ASHLAR_MUTATIONS").map_or(400, |text| text.parse().unwrap());
     for seed in 0..count {
         let random = image::noise(seed, 64);
         let number = |at: usize| seal::get32(&random, at);
         let mut draft = sound.clone();
-        let section = &mut draft.sections[[0, 0, 0, 1, 2, 2, 3, 4][random[0] as usize % 8]];
+        let section = &mut draft.sections[[0, 0, 0, 1, 2, 2, 3, 4, 5][random[0] as usize % 9]];
         for change in 0..=random[1] as usize % 3 {
             let at = number(4 + change * 8) as usize % section.len();
             let special = [0, 1, 2, u32::MAX, u32::MAX - 1, 1 << 31, number(8 + change * 8) % 400];
@@ -102,7 +103,7 @@ fn a_shared_record_is_not_walked_for_each_directory() {
     let fifo = visits.find(|visit| visit.inode.kind == Kind::Fifo).unwrap().index.0;
     let mut draft = seal::Draft::of(&tree);
     let mut fifo = draft.inode(fifo).to_vec();
-    draft.sections = [const { Vec::new() }; 5];
+    draft.sections = [const { Vec::new() }; 6];
     draft.data.clear();
     // A block size of metadata that holds a record in one piece, and no ACL.
     draft.superblock[0x39] = 18;
@@ -193,4 +194,5 @@ fn read_all(image: &[u8], root: Option<Digest>, key: Option<&str>) {
             tree.xattr(visit.index, &name).unwrap_or_default();
         }
     }
+    tree.prefetch_list().for_each(drop);
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ashlarfs::format::defect::{Corrupt, Unsupported, Untrusted};
 use ashlarfs::format::field::Field;
-use ashlarfs::format::{self, context, dirent, entry, inode, run, superblock, trailer, xattr};
+use ashlarfs::format::{
+    self, context, dirent, entry, inode, prefetch, run, superblock, trailer, xattr,
+};
 
 const SPEC: &str = include_str!("../format-spec/SPEC.md");
 
@@ -58,6 +60,7 @@ fn every_layout_is_the_codes() {
         ("4. Digest table", entry::FIELDS, entry::LEN),
         ("6. Inodes", inode::FIELDS, inode::LEN),
         ("6.1 Content of a regular file", run::FIELDS, run::LEN),
+        ("6.2 Prefetch list", prefetch::FIELDS, prefetch::LEN),
         ("7. Directories", dirent::FIELDS, dirent::LEN),
         ("8. Extended attributes", xattr::FIELDS, xattr::HEAD_LEN),
         ("9. Signatures and trailer", trailer::HEAD_FIELDS, trailer::HEAD_LEN),

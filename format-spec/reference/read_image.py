@@ -33,8 +33,9 @@ import zstandard
 from blake3 import blake3
 
 NONE = 0xFFFFFFFF
-SUPERBLOCK_LEN, ENTRY_LEN, PAGE_ENTRIES, INODE_LEN, RUN_LEN, DIRENT_LEN = 4096, 48, 1024, 64, 12, 12
-SECTIONS = ("inodes", "runs", "directories", "links", "xattrs")
+SUPERBLOCK_LEN, ENTRY_LEN, PAGE_ENTRIES, INODE_LEN, RUN_LEN, DIRENT_LEN, PREFETCH_LEN = (
+    4096, 48, 1024, 64, 12, 12, 4)
+SECTIONS = ("inodes", "runs", "directories", "links", "xattrs", "prefetch")
 TYPES = {0x1000: "fifo", 0x2000: "char", 0x4000: "dir", 0x6000: "block", 0x8000: "file", 0xA000: "link", 0xC000: "sock"}
 DIR, REG, LINK, CHAR, BLOCK = 0x4000, 0x8000, 0xA000, 0x2000, 0x6000
 ACL_PREFIX, COMPAT_ACL = b"system.posix_acl_", 1
@@ -52,7 +53,8 @@ RULES = {
         "S-41": "Root", "S-42": "InodeReserved", "S-43": "InodeTime", "S-44": "LinkCount", "S-45": "FileSize",
         "S-46": "SymlinkTarget", "S-47": "DeviceNumber", "S-48": "Unreachable", "S-49": "LinkLayout",
         "S-50": "RunsOutside", "S-51": "RunOrder", "S-52": "RunSplit", "S-53": "RunBlock", "S-54": "RunBlockLength",
-        "S-55": "Tail", "S-56": "BlockUnused", "S-57": "RunLayout", "S-60": "DirectoryRecord", "S-61": "NameLength", "S-62": "NameBytes",
+        "S-55": "Tail", "S-56": "BlockUnused", "S-57": "RunLayout", "S-58": "PrefetchBlock",
+        "S-59": "PrefetchTwice", "S-60": "DirectoryRecord", "S-61": "NameLength", "S-62": "NameBytes",
         "S-63": "NameOrder", "S-64": "EntryInode", "S-65": "EntryType", "S-66": "Parent", "S-67": "DirentReserved",
         "S-68": "Depth", "S-69": "DirectoryLayout", "S-70": "XattrOutside", "S-71": "XattrName", "S-72": "XattrOrder",
         "S-73": "XattrSize", "S-74": "XattrReserved", "S-75": "AclFlag", "S-76": "XattrLayout"},
@@ -125,8 +127,8 @@ class Superblock:
         self.block_bits, self.metadata_block_bits = raw[0x38], raw[0x39]
         self.block_count, self.data_block_count, self.table_offset = struct.unpack_from("<IIQ", raw, 0x40)
         self.page_list_digest = raw[0x50:0x70]
-        self.section_len = dict(zip(SECTIONS, struct.unpack_from("<5Q", raw, 0x70)))
-        if reserved_0 or any(raw[0x3A:0x40]) or any(raw[0xD8:]):
+        self.section_len = dict(zip(SECTIONS, struct.unpack_from("<6Q", raw, 0x70)))
+        if reserved_0 or any(raw[0x3A:0x40]) or any(raw[0xE0:]):
             fail("S-13", "a reserved byte of the superblock is not zero")
         if not (12 <= self.block_bits <= 20 and 12 <= self.metadata_block_bits <= 20):
             fail("S-14", f"block_bits {self.block_bits}, metadata_block_bits {self.metadata_block_bits}")
@@ -147,15 +149,16 @@ class Superblock:
         length = self.section_len
         self.inode_count = length["inodes"] // INODE_LEN
         if (length["inodes"] % INODE_LEN or not 1 <= self.inode_count < NONE or length["runs"] % RUN_LEN
-                or length["xattrs"] > NONE):
+                or length["xattrs"] > NONE or length["prefetch"] % PREFETCH_LEN
+                or length["prefetch"] > PREFETCH_LEN * self.data_block_count):
             fail("S-17", ", ".join(f"{name}_len {length[name]}" for name in SECTIONS))
-        label, _, rest = raw[0x98:0xD8].partition(b"\0")
+        label, _, rest = raw[0xA0:0xE0].partition(b"\0")
         try:
             self.label = label.decode("utf-8")
         except UnicodeDecodeError as error:
             fail("S-18", f"label {label.hex()}: {error}")
         if any(rest) or any(unicodedata.category(c) == "Cc" for c in self.label):
-            fail("S-18", f"label {raw[0x98:0xD8].hex()}")
+            fail("S-18", f"label {raw[0xA0:0xE0].hex()}")
 
 
 # ---------------------------------------------------------------------------------------------- §4, §5, blocks
@@ -355,6 +358,16 @@ class Image:
         if b"\0" in target:
             fail("S-46", f"inode {index}: a zero byte in its target {escape(target)}")
         return target
+
+    # ------------------------------------------------------------------------------------- §6.2, the prefetch list
+
+    def prefetch_list(self):
+        """The data blocks that will be wanted first, in that order."""
+        for number in range(self.sb.section_len["prefetch"] // PREFETCH_LEN):
+            (block,) = struct.unpack("<I", self.read("prefetch", number * PREFETCH_LEN, PREFETCH_LEN))
+            if block >= self.sb.data_block_count:
+                fail("S-58", f"entry {number} of the prefetch list is block {block} of {self.sb.data_block_count}")
+            yield block
 
     # ------------------------------------------------------------------------------------------ §6.1, content
 
@@ -637,6 +650,12 @@ def verify(image):
         due = end
     if due != sb.section_len["xattrs"]:
         fail("S-76", f"the last xattr set ends at {due}, the section at {sb.section_len['xattrs']}")
+
+    listed = bytearray(sb.data_block_count)
+    for number, block in enumerate(image.prefetch_list()):
+        if listed[block]:
+            fail("S-59", f"entry {number} of the prefetch list names block {block} again")
+        listed[block] = 1
 
     named, subdirs = array("I", bytes(4 * len(types))), array("I", bytes(4 * len(types)))
     for index in range(sb.inode_count):

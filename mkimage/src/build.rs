@@ -21,7 +21,7 @@ use crate::base::Base;
 use crate::emit::Draft;
 use crate::pack::pack;
 use crate::pipeline::Pipeline;
-use crate::plan::{Plan, index, plan};
+use crate::plan::{Plan, Wanted, index, plan};
 use crate::seal::{encode_sections, seal};
 use crate::sign::{Key, sign};
 use crate::text::{counted, shown};
@@ -41,8 +41,9 @@ pub(crate) struct Options {
     pub(crate) build_time: i64,
     /// An older image whose stored blocks are used again for equal content.
     pub(crate) base: Option<PathBuf>,
-    /// Paths (without leading slash) in the order in which their content shall lie; what is not named follows by path.
-    pub(crate) order: Vec<Vec<u8>>,
+    /// Pieces of files in the order in which they will be wanted. The content of these files lies in this order; what is not
+    /// named follows by path.
+    pub(crate) order: Vec<Wanted>,
     /// A file that changed while it was read is a warning (its old size is kept), not an error.
     pub(crate) ignore_changed: bool,
     /// Keys that sign the image.

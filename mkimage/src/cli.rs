@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use ashlarfs::format::superblock::LABEL_LEN;
 use ashlarfs::format::{BLOCK_BITS_MAX, BLOCK_BITS_MIN};
 use ashlarfs::lint::{Finding, Severity};
+use ashlarfs::trace;
 use clap::Parser;
 
 use crate::Failure;
@@ -22,6 +23,7 @@ use crate::build::{Options, Progress, Summary, build};
 use crate::filter::{Filter, clean};
 use crate::lint;
 use crate::overrides::Overrides;
+use crate::plan::Wanted;
 use crate::report::{self, Report};
 use crate::scan::{ScanOptions, scan};
 use crate::sign;
@@ -118,7 +120,8 @@ struct Cli {
         help_heading = "Image"
     )]
     image_version: u64,
-    /// Order in which content lies: `path`, or a file with a path a line, what is read first first
+    /// Order in which content lies: `path`, or a file with a path a line, what is read first first; or a trace of
+    /// `ashlar mount --record-trace`. What it names is listed in the image, and expanded ahead of those who read
     #[arg(long, value_name = "path|FILE", default_value = "path", help_heading = "Image")]
     order: PathBuf,
     /// Older image whose stored blocks are taken where content is equal
@@ -361,16 +364,34 @@ fn workers(asked: Option<NonZeroUsize>) -> usize {
     asked.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
 }
 
-/// Paths in the order in which they stand in a file; by lines, or by zero bytes when it has any.
-fn read_order(order: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+/// What an order file wants first: the pieces of a trace; or whole files by their paths, in lines, or ended by zero bytes when
+/// there are any.
+fn read_order(order: &Path) -> Result<Vec<Wanted>, Failure> {
     if order.as_os_str() == "path" {
         return Ok(Vec::new());
     }
     let text = std::fs::read(order).map_err(|err| {
         Failure::io(format!("cannot read the order file {}", order.display()), &err)
     })?;
+    match trace::parse(&text) {
+        Some(Ok(pieces)) => {
+            let wanted = pieces.into_iter().map(|piece| Wanted {
+                path: clean(piece.path),
+                piece: piece.offset..piece.offset.saturating_add(piece.len),
+            });
+            return Ok(wanted.collect());
+        }
+        Some(Err(line)) => {
+            let shown = order.display();
+            return Err(Failure::new(format!("line {line} of the trace {shown} is none")).hint(
+                "a line is `OFFSET LENGTH /PATH`; `ashlar mount --record-trace` writes them",
+            ));
+        }
+        None => {}
+    }
     let end = if text.contains(&0) { 0 } else { b'\n' };
-    Ok(text.split(|byte| *byte == end).map(clean).filter(|path| !path.is_empty()).collect())
+    let paths = text.split(|byte| *byte == end).map(clean).filter(|path| !path.is_empty());
+    Ok(paths.map(|path| Wanted { path, piece: 0..u64::MAX }).collect())
 }
 
 fn tmpdir(cli: &Cli) -> PathBuf {

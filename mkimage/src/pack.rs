@@ -1,6 +1,7 @@
 //! In which blocks does content lie? Full blocks by themselves, tails and small files together; equal ones once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use ashlarfs::format::index::{BlockIndex, NONE};
 use ashlarfs::format::run::Run;
@@ -28,6 +29,25 @@ pub(crate) struct Layout {
     pub(crate) runs: Vec<Run>,
     /// Block and offset of the tail.
     pub(crate) tail: Option<(BlockIndex, u32)>,
+}
+
+impl Layout {
+    /// The blocks that hold a range of the file's blocks; the tail counts as one behind the full ones. Holes have none.
+    pub(crate) fn blocks(&self, range: Range<u64>) -> impl Iterator<Item = BlockIndex> + '_ {
+        let full =
+            self.runs.last().map_or(0, |run| u64::from(run.file_block) + u64::from(run.count));
+        let tail = self.tail.map(|(block, _)| block).filter(|_| range.contains(&full));
+        let of_run = move |run: &Run| {
+            let first = u64::from(run.file_block);
+            let wanted = range.start.max(first)..range.end.min(first + u64::from(run.count));
+            let block = run.block.filter(|_| !wanted.is_empty());
+            block.into_iter().flat_map(move |block| {
+                let skip = |at: u64| block.0 + (at - first) as u32;
+                (skip(wanted.start)..skip(wanted.end)).map(BlockIndex)
+            })
+        };
+        self.runs.iter().flat_map(of_run).chain(tail)
+    }
 }
 
 /// Sums over all files, in bytes but for `base_blocks`.

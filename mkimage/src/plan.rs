@@ -4,6 +4,7 @@
 //! numbered together in the order of their names, then those of its first subdirectory, and so on.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use ashlarfs::format::index::NONE;
 use ashlarfs::format::inode::Kind;
@@ -30,12 +31,23 @@ pub(crate) struct Plan {
     pub(crate) xattr_of: Vec<Option<u32>>,
     /// Inodes of regular files in the order in which their content shall lie.
     pub(crate) content_order: Vec<u32>,
+    /// Pieces of regular files, in bytes, in the order in which they will be wanted.
+    pub(crate) wanted: Vec<(u32, Range<u64>)>,
     /// Paths of the wanted order that name nothing.
     pub(crate) missing: Vec<Vec<u8>>,
 }
 
-/// Numbers a tree. `order` names files whose content shall come first.
-pub(crate) fn plan(mut tree: SourceTree, order: &[Vec<u8>]) -> Result<Plan, Failure> {
+/// A piece of a file that will be wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// The file's path, without a leading slash.
+    pub(crate) path: Vec<u8>,
+    /// Which of its bytes; what lies behind its end does not count.
+    pub(crate) piece: Range<u64>,
+}
+
+/// Numbers a tree. `order` names files whose content shall come first, and what of them is wanted.
+pub(crate) fn plan(mut tree: SourceTree, order: &[Wanted]) -> Result<Plan, Failure> {
     sort_children(&mut tree)?;
     let mut plan = Plan {
         inodes: vec![NONE; tree.nodes.len()],
@@ -45,6 +57,7 @@ pub(crate) fn plan(mut tree: SourceTree, order: &[Vec<u8>]) -> Result<Plan, Fail
         xattr_sets: Vec::new(),
         xattr_of: Vec::with_capacity(tree.nodes.len()),
         content_order: Vec::new(),
+        wanted: Vec::new(),
         missing: Vec::new(),
         tree,
     };
@@ -196,24 +209,34 @@ impl Plan {
         Ok(())
     }
 
-    fn order_content(&mut self, order: &[Vec<u8>]) {
+    fn order_content(&mut self, order: &[Wanted]) {
         let mut placed = vec![false; self.nodes.len()];
         let mut content_order = Vec::new();
         let mut missing = Vec::new();
-        let named = order.iter().filter_map(|path| {
-            let inode = self.find(path);
-            if inode.is_none() {
-                missing.push(path.clone());
+        let size = |inode: u32| match self.tree.nodes[index(self.nodes[index(inode)])].body {
+            Body::File { size } => Some(size),
+            _ => None,
+        };
+        let mut wanted = Vec::new();
+        for Wanted { path, piece } in order {
+            match self.find(path) {
+                Some(inode) => {
+                    let end = size(inode).unwrap_or(0).min(piece.end);
+                    wanted.push((inode, piece.start.min(end)..end));
+                }
+                None if missing.last() == Some(path) => {}
+                None => missing.push(path.clone()),
             }
-            inode
-        });
+        }
+        let named = wanted.iter().map(|(inode, _)| *inode);
         for inode in named.chain(0..self.nodes.len() as u32) {
-            let is_file = self.tree.nodes[index(self.nodes[index(inode)])].kind == Kind::File;
-            if is_file && !std::mem::replace(&mut placed[index(inode)], true) {
+            if size(inode).is_some() && !std::mem::replace(&mut placed[index(inode)], true) {
                 content_order.push(inode);
             }
         }
+        wanted.retain(|(_, piece)| !piece.is_empty());
         self.content_order = content_order;
+        self.wanted = wanted;
         self.missing = missing;
     }
 

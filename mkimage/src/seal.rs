@@ -1,14 +1,16 @@
 //! How does everything hang from one digest? Metadata, digest table, page list, superblock.
 
+use std::collections::HashSet;
+
 use ashlarfs::format::COMPAT_POSIX_ACL;
 use ashlarfs::format::defect::Defect;
 use ashlarfs::format::digest::Digest;
 use ashlarfs::format::entry::{self, ENTRIES_PER_PAGE, Entry};
-use ashlarfs::format::index::InodeIndex;
+use ashlarfs::format::index::{BlockIndex, InodeIndex};
 use ashlarfs::format::inode::{Body as InodeBody, Inode, Kind, Runs, Tail};
 use ashlarfs::format::run::Run;
 use ashlarfs::format::superblock::{self, Section, SectionLens, Superblock};
-use ashlarfs::format::{dirent, xattr};
+use ashlarfs::format::{dirent, prefetch, xattr};
 use ashlarfs::store::proof;
 
 use crate::Failure;
@@ -17,7 +19,7 @@ use crate::pack::Layout;
 use crate::plan::{Plan, index};
 use crate::tree::Body;
 
-/// Content of the five sections, in the order of [`Section::ALL`].
+/// Content of the six sections, in the order of [`Section::ALL`].
 #[derive(Debug, Default)]
 pub(crate) struct Sections {
     inodes: Vec<u8>,
@@ -25,6 +27,7 @@ pub(crate) struct Sections {
     directories: Vec<u8>,
     links: Vec<u8>,
     xattrs: Vec<u8>,
+    prefetch: Vec<u8>,
 }
 
 impl Sections {
@@ -36,6 +39,7 @@ impl Sections {
             Section::Directories => &self.directories,
             Section::Links => &self.links,
             Section::Xattrs => &self.xattrs,
+            Section::Prefetch => &self.prefetch,
         }
     }
 
@@ -60,6 +64,8 @@ pub(crate) fn encode_sections(
         layout_of[index(*inode)] = layout;
     }
     let mut sections = Sections::default();
+    let list = prefetch_list(plan, &layout_of, block_size);
+    sections.prefetch.extend(list.into_iter().flat_map(prefetch::encode));
     let mut xattr_at = Vec::new();
     for set in &plan.xattr_sets {
         xattr_at.push(
@@ -101,6 +107,17 @@ pub(crate) fn encode_sections(
         sections.inodes.extend_from_slice(&inode.encode());
     }
     Ok(sections)
+}
+
+/// The blocks of what will be wanted first, each once, in that order.
+fn prefetch_list(plan: &Plan, layout_of: &[Layout], block_size: u32) -> Vec<BlockIndex> {
+    let mut listed = HashSet::new();
+    let pieces = plan.wanted.iter();
+    let blocks = pieces.flat_map(|(inode, piece)| {
+        let blocks = piece.start / u64::from(block_size)..piece.end.div_ceil(block_size.into());
+        layout_of[index(*inode)].blocks(blocks)
+    });
+    blocks.filter(|block| listed.insert(*block)).collect()
 }
 
 fn too_large(what: &str) -> Failure {

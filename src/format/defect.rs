@@ -136,6 +136,10 @@ pub enum Corrupt {
     BlockUnused { block: BlockIndex },
     /// S-57.
     RunLayout { inode: InodeIndex, at: u64, expected: u64 },
+    /// S-58.
+    PrefetchBlock { nth: u64, block: BlockIndex },
+    /// S-59.
+    PrefetchTwice { nth: u64, block: BlockIndex },
     /// S-60.
     DirectoryRecord { inode: InodeIndex, at: u64, size: u64, entries: u32 },
     /// S-61.
@@ -240,7 +244,8 @@ rules!(Corrupt {
     InodeType = "S-40", Root = "S-41", InodeReserved = "S-42", InodeTime = "S-43", LinkCount = "S-44",
     FileSize = "S-45", SymlinkTarget = "S-46", DeviceNumber = "S-47", Unreachable = "S-48", LinkLayout = "S-49",
     RunsOutside = "S-50", RunOrder = "S-51", RunSplit = "S-52", RunBlock = "S-53",
-    RunBlockLength = "S-54", Tail = "S-55", BlockUnused = "S-56", RunLayout = "S-57", DirectoryRecord = "S-60",
+    RunBlockLength = "S-54", Tail = "S-55", BlockUnused = "S-56", RunLayout = "S-57",
+    PrefetchBlock = "S-58", PrefetchTwice = "S-59", DirectoryRecord = "S-60",
     NameLength = "S-61", NameBytes = "S-62", NameOrder = "S-63", EntryInode = "S-64",
     EntryType = "S-65", Parent = "S-66", DirentReserved = "S-67", Depth = "S-68", DirectoryLayout = "S-69",
     XattrOutside = "S-70", XattrName = "S-71", XattrOrder = "S-72", XattrSize = "S-73",
@@ -384,6 +389,18 @@ impl fmt::Display for Corrupt {
                 write!(f, "file {inode} has an impossible tail at {at} in block {block}")
             }
             C::BlockUnused { block } => write!(f, "no file uses data block {block}"),
+            C::PrefetchBlock { nth, block } => {
+                write!(
+                    f,
+                    "entry {nth} of the prefetch list is block {block}, which is no data block"
+                )
+            }
+            C::PrefetchTwice { nth, block } => {
+                write!(
+                    f,
+                    "entry {nth} of the prefetch list is block {block}, which it has named before"
+                )
+            }
             C::DirectoryRecord { inode, at, size, entries } => {
                 write!(f, "directory {inode} cannot have {entries} entries in {size} bytes at {at}")
             }

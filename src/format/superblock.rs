@@ -6,7 +6,7 @@ use super::entry::{self, ENTRIES_PER_PAGE};
 use super::field::{self, Field, field};
 use super::index::NONE;
 use super::{BLOCK_BITS_MAX, BLOCK_BITS_MIN, FORMAT_VERSION, INCOMPAT_KNOWN};
-use super::{inode, run};
+use super::{inode, prefetch, run};
 
 /// Length of the superblock in bytes.
 pub const LEN: usize = 4096;
@@ -29,10 +29,10 @@ const BLOCK_COUNT_AT: usize = 0x040;
 const DATA_BLOCK_COUNT_AT: usize = 0x044;
 const TABLE_OFFSET_AT: usize = 0x048;
 const PAGE_LIST_DIGEST_AT: usize = 0x050;
-const SECTIONS_AT: [usize; SECTION_COUNT] = [0x070, 0x078, 0x080, 0x088, 0x090];
-const LABEL_AT: usize = 0x098;
+const SECTIONS_AT: [usize; SECTION_COUNT] = [0x070, 0x078, 0x080, 0x088, 0x090, 0x098];
+const LABEL_AT: usize = 0x0a0;
 /// Where reserved bytes are, and how many.
-const RESERVED: [(usize, usize); 3] = [(0x00c, 4), (0x03a, 6), (0x0d8, 3880)];
+const RESERVED: [(usize, usize); 3] = [(0x00c, 4), (0x03a, 6), (0x0e0, 3872)];
 
 /// The layout, as SPEC §3 has it.
 pub const FIELDS: &[Field] = &[
@@ -56,11 +56,12 @@ pub const FIELDS: &[Field] = &[
     field(0x080, 8, "directories_len"),
     field(0x088, 8, "links_len"),
     field(0x090, 8, "xattrs_len"),
+    field(0x098, 8, "prefetch_len"),
     field(LABEL_AT, LABEL_LEN, "label"),
-    field(0x0d8, 3880, "reserved_2"),
+    field(0x0e0, 3872, "reserved_2"),
 ];
 
-/// One of the five parts of the metadata.
+/// One of the six parts of the metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Section {
     /// The inode array.
@@ -73,14 +74,22 @@ pub enum Section {
     Links,
     /// Xattr sets.
     Xattrs,
+    /// Which data blocks to expand before anybody asks, and in which order.
+    Prefetch,
 }
 
-const SECTION_COUNT: usize = 5;
+const SECTION_COUNT: usize = 6;
 
 impl Section {
     /// All sections in the order in which their blocks lie.
-    pub const ALL: [Section; SECTION_COUNT] =
-        [Section::Inodes, Section::Runs, Section::Directories, Section::Links, Section::Xattrs];
+    pub const ALL: [Section; SECTION_COUNT] = [
+        Section::Inodes,
+        Section::Runs,
+        Section::Directories,
+        Section::Links,
+        Section::Xattrs,
+        Section::Prefetch,
+    ];
 
     /// Its name in messages.
     pub fn name(self) -> &'static str {
@@ -90,36 +99,39 @@ impl Section {
             Section::Directories => "directory",
             Section::Links => "symlink",
             Section::Xattrs => "xattr",
+            Section::Prefetch => "prefetch",
         }
     }
 }
 
-/// Content lengths of the five sections, in bytes.
+/// Content lengths of the six sections, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SectionLens([u64; SECTION_COUNT]);
 
 impl SectionLens {
     /// The length of one section.
     pub fn get(&self, section: Section) -> u64 {
-        let [inodes, runs, directories, links, xattrs] = self.0;
+        let [inodes, runs, directories, links, xattrs, prefetch] = self.0;
         match section {
             Section::Inodes => inodes,
             Section::Runs => runs,
             Section::Directories => directories,
             Section::Links => links,
             Section::Xattrs => xattrs,
+            Section::Prefetch => prefetch,
         }
     }
 
     /// Sets the length of one section.
     pub fn set(&mut self, section: Section, len: u64) {
-        let [inodes, runs, directories, links, xattrs] = &mut self.0;
+        let [inodes, runs, directories, links, xattrs, prefetch] = &mut self.0;
         *match section {
             Section::Inodes => inodes,
             Section::Runs => runs,
             Section::Directories => directories,
             Section::Links => links,
             Section::Xattrs => xattrs,
+            Section::Prefetch => prefetch,
         } = len;
     }
 }
@@ -300,6 +312,13 @@ impl Superblock {
             (Section::Inodes, inode::LEN_ON_DISK, inode::LEN_ON_DISK, INODES_LEN_MAX),
             (Section::Runs, run::LEN_ON_DISK, 0, u64::MAX),
             (Section::Xattrs, 1, 0, u64::from(NONE)),
+            // No block twice, so no more of them than there are.
+            (
+                Section::Prefetch,
+                prefetch::LEN_ON_DISK,
+                0,
+                u64::from(self.data_block_count).saturating_mul(prefetch::LEN_ON_DISK),
+            ),
         ] {
             let len = self.sections.get(section);
             if !len.is_multiple_of(unit) || len < len_min || len > len_max {

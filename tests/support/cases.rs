@@ -227,7 +227,10 @@ impl Maker {
             raw[0x18] |= 0x80;
         });
         self.sealed("good-label", "ok", "64 bytes of label, no zero after them", |draft| {
-            draft.superblock[0x98..0xd8].fill(b'L');
+            draft.superblock[0xa0..0xe0].fill(b'L');
+        });
+        self.sealed("good-prefetch-list", "ok", "some blocks are wanted first", |draft| {
+            draft.list(&[2, 0, 1]);
         });
         let image = self.sound.clone();
         self.add(
@@ -526,15 +529,18 @@ impl Maker {
         edit("S-17-runs-unit", "corrupt SectionLength", "a piece of a run record", |raw| {
             edit64(raw, 0x78, |value| value - 1);
         });
-        edit("S-18-control", "corrupt Label", "a delete character", |raw| raw[0x98] = 0x7f);
+        edit("S-17-prefetch-unit", "corrupt SectionLength", "a piece of a record", |raw| {
+            put64(raw, 0x98, 3);
+        });
+        edit("S-18-control", "corrupt Label", "a delete character", |raw| raw[0xa0] = 0x7f);
         edit("S-18-c1", "corrupt Label", "a control character outside of ASCII", |raw| {
-            raw[0x98..0x9a].copy_from_slice("\u{85}".as_bytes());
+            raw[0xa0..0xa2].copy_from_slice("\u{85}".as_bytes());
         });
         edit("S-18-utf8", "corrupt Label", "half a character", |raw| {
-            raw[0x98..0xd8].fill(0);
-            raw[0x98] = 0xc3;
+            raw[0xa0..0xe0].fill(0);
+            raw[0xa0] = 0xc3;
         });
-        edit("S-18-fill", "corrupt Label", "a byte behind the end", |raw| raw[0xd7] = b'x');
+        edit("S-18-fill", "corrupt Label", "a byte behind the end", |raw| raw[0xdf] = b'x');
     }
 
     fn table(&mut self) {
@@ -971,6 +977,16 @@ impl Maker {
         self.sealed("S-57-rest", "corrupt RunLayout", "a record of no file", |draft| {
             draft.sections[1].extend([0; 12]);
         });
+        self.sealed("S-58-far", "corrupt PrefetchBlock", "a block that does not exist", |draft| {
+            draft.list(&[0, NONE]);
+        });
+        self.sealed("S-58-metadata", "corrupt PrefetchBlock", "a metadata block", |draft| {
+            let block = u32::try_from(draft.data.len()).unwrap();
+            draft.list(&[block]);
+        });
+        self.sealed("S-59-twice", "corrupt PrefetchTwice", "a block named twice", |draft| {
+            draft.list(&[1, 0, 1]);
+        });
     }
 
     fn directories(&mut self) {
@@ -1083,7 +1099,7 @@ impl Maker {
             let fifo = self.index("fifo");
             self.sealed(name, expect, comment, |draft| {
                 let mut inode = draft.inode(fifo).to_vec();
-                draft.sections = [const { Vec::new() }; 5];
+                draft.sections = [const { Vec::new() }; 6];
                 draft.data.clear();
                 draft.superblock[0x39] = 18;
                 draft.superblock[0x18] = 0;

@@ -38,8 +38,8 @@ pub(crate) struct Draft {
     /// The superblock; lengths, counts and offsets are filled in when it is sealed.
     pub(crate) superblock: [u8; superblock::LEN],
     pub(crate) data: Vec<Stored>,
-    /// Content of the five sections, in the order of `Section::ALL`.
-    pub(crate) sections: [Vec<u8>; 5],
+    /// Content of the six sections, in the order of `Section::ALL`.
+    pub(crate) sections: [Vec<u8>; 6],
 }
 
 /// Changes on the way from pieces to an image; each sees what was made of the ones before.
@@ -126,6 +126,11 @@ impl Draft {
         image[..superblock::LEN].copy_from_slice(&self.superblock);
         let digest = proof::hash_superblock(&self.superblock);
         (image, digest)
+    }
+
+    /// Makes the prefetch list that of these blocks.
+    pub(crate) fn list(&mut self, blocks: &[u32]) {
+        self.sections[5] = blocks.iter().flat_map(|block| block.to_le_bytes()).collect();
     }
 
     /// The record of inode `index`.

@@ -4,10 +4,12 @@ use std::io;
 use std::path::Path;
 
 use ashlarfs::format::inode::Kind;
+use ashlarfs::fs::file::Place;
 use ashlarfs::{Anchor, Tree};
 
 use super::{Options, Progress, Summary, build};
 use crate::Failure;
+use crate::plan::Wanted;
 use crate::testing::Warnings;
 use crate::tree::{Body, Content, Contents, Node, NodeId, SourceTree};
 
@@ -207,7 +209,7 @@ fn a_base_gives_its_blocks() {
 fn order_puts_named_files_first() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image");
-    let order = [&b"block"[..], b"missing", b"a/b"].map(<[u8]>::to_vec).into();
+    let order = [&b"block"[..], b"missing", b"a/b"].map(|path| wanted(path, 0..u64::MAX)).into();
     let options = Options { order, ..options(2) };
     let (tree, contents) = flat(&[("a", noise(1, 4096)), ("block", noise(2, 4096))]);
     let warnings = Warnings::default();
@@ -218,7 +220,55 @@ fn order_puts_named_files_first() {
     let file = tree.file(tree.resolve(b"block").unwrap()).unwrap();
     let place = file.extent_at(0).unwrap().place;
     let first = ashlarfs::format::index::BlockIndex(0);
-    assert_eq!(place, ashlarfs::fs::file::Place::Blocks { first, count: 1 });
+    assert_eq!(place, Place::Blocks { first, count: 1 });
+}
+
+fn wanted(path: &[u8], piece: std::ops::Range<u64>) -> Wanted {
+    Wanted { path: path.to_vec(), piece }
+}
+
+#[test]
+fn pieces_of_files_become_a_list_of_their_blocks() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    // Three full blocks and a tail; a hole between two blocks; a tail that shares its block.
+    let long = noise(1, 3 * 4096 + 100);
+    let sparse = [noise(2, 4096), vec![0; 4096], noise(3, 4096)].concat();
+    let files =
+        [("long", long), ("small", noise(4, 50)), ("sparse", sparse), ("twin", noise(4, 50))];
+    let pieces: [(&[u8], _); 7] = [
+        (b"sparse", 8192..u64::MAX),
+        (b"long", 4095..4097),
+        (b"long", 3 * 4096 + 99..3 * 4096 + 100),
+        (b"small", 0..1),
+        (b"twin", 0..1),
+        (b"sparse", 0..12_288),
+        (b"long", 1 << 40..1 << 41),
+    ];
+    let order = pieces.map(|(path, piece)| wanted(path, piece)).into();
+    let (tree, contents) = flat(&files);
+    let options = Options { order, ..options(2) };
+    let summary = build(tree, &contents, &image, &options, &Quiet).unwrap();
+    let tree = open(&image, &summary);
+    let block = |path: &str, at| {
+        let file = tree.file(tree.resolve(path.as_bytes()).unwrap()).unwrap();
+        let extent = file.extent_at(at).unwrap();
+        match extent.place {
+            Place::Blocks { first, .. } => first.0 + ((at - extent.offset) / 4096) as u32,
+            Place::Tail { block, .. } => block.0,
+            Place::Hole => panic!("a hole"),
+        }
+    };
+    let expected = [
+        block("sparse", 8192),
+        block("long", 0),
+        block("long", 4096),
+        block("long", 3 * 4096),
+        block("sparse", 0),
+    ];
+    let list: Vec<u32> = tree.prefetch_list().map(|block| block.unwrap().0).collect();
+    assert_eq!(list, expected);
+    assert_eq!(block("long", 3 * 4096), block("small", 0), "they share a block");
 }
 
 #[test]
