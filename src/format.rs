@@ -11,6 +11,7 @@ pub mod field;
 pub mod index;
 pub mod inode;
 pub mod name;
+pub mod prefetch;
 pub mod run;
 pub mod superblock;
 pub mod trailer;

@@ -5,6 +5,7 @@ pub mod dir;
 pub mod file;
 mod metadata;
 pub mod path;
+pub mod prefetch;
 pub mod stack;
 pub mod walk;
 pub mod xattr;

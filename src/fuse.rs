@@ -9,6 +9,7 @@ pub mod errno;
 mod failures;
 pub mod mount;
 pub mod mountinfo;
+pub mod recorder;
 pub mod session;
 pub mod status;
 
@@ -30,11 +31,13 @@ use fuser::{
 
 use crate::error::{Error, Result};
 use crate::format::NAME_MAX;
-use crate::format::field::{u32_from_u64, u32_from_usize, usize_from_u32};
+use crate::format::field::{u32_from_u64, u32_from_usize, u64_from_usize, usize_from_u32};
+use crate::format::index::InodeIndex;
 use crate::fs::{Attr, Tree};
 use convert::{file_attr, file_type, inode_index, node};
 use counters::{Counters, Upcall};
 use failures::Failures;
+use recorder::Recorder;
 
 /// How long an answer holds. The kernel makes it "for ever", which is what an image that cannot change allows. It is
 /// more than a matter of speed: at shutdown every process is stopped for a moment, this server too, and whoever would
@@ -60,8 +63,10 @@ const BACKGROUND_MAX: u16 = 128;
 /// What the kernel puts in place of a user whom it does not tell (`FUSE_INVALID_UIDGID`).
 const UID_WITHHELD: u32 = u32::MAX;
 
-/// Largest request. It also bounds READ, which follows `read_ahead_kb`.
-const REQUEST_LEN_MAX: u32 = 1 << 20;
+/// Largest request in bytes, unless the kernel shall read farther ahead; and at most. It bounds READ. The kernel clears memory
+/// for the pages of the largest request with each request that has pages, also with an ioctl that needs none (Linux 6.12,
+/// `fs/fuse/ioctl.c`), so it is no larger than it has to be.
+pub const REQUEST_LEN: std::ops::RangeInclusive<u32> = 128 << 10..=1 << 20;
 
 /// The extended attribute on the root directory that holds the root digest in hex. It is not listed, so that a copy of
 /// the tree equals the tree.
@@ -102,8 +107,10 @@ pub struct Server {
     tree: Arc<Tree>,
     counters: Arc<Counters>,
     failures: Failures,
+    recorder: Option<Recorder>,
     /// The image file, to tell how much space is left beside it.
     image: Option<OwnedFd>,
+    request_len_max: u32,
     /// Whether xattrs are answered at all. If not, the first question for one is the last.
     xattrs: bool,
     /// Whether any inode may have a label of `SELinux`.
@@ -112,16 +119,22 @@ pub struct Server {
 
 impl Server {
     /// Serves a tree. `image` is any descriptor of the image file; `digest_xattr` keeps the root digest readable as an
-    /// xattr even where the image has none.
+    /// xattr even where the image has none; `recorder` is told what is read; READs have up to `readahead_kb` KiB.
     pub fn new(
         tree: Arc<Tree>,
         counters: Arc<Counters>,
         image: Option<OwnedFd>,
         digest_xattr: bool,
+        recorder: Option<Recorder>,
+        readahead_kb: Option<u32>,
     ) -> Self {
         let xattrs = digest_xattr || tree.has_xattrs();
         let labels = tree.may_have_xattr(SELINUX_XATTR.as_bytes());
-        Server { tree, counters, failures: Failures::default(), image, xattrs, labels }
+        let failures = Failures::default();
+        let request_len_max = readahead_kb
+            .map_or(0, |kb| kb.saturating_mul(1024))
+            .clamp(*REQUEST_LEN.start(), *REQUEST_LEN.end());
+        Server { tree, counters, failures, recorder, image, request_len_max, xattrs, labels }
     }
 
     /// Counts a question and answers it. A panic costs EIO, which the unanswered reply says as it is dropped.
@@ -153,7 +166,15 @@ impl Server {
             }
             _ => self.tree.lookup(directory, name)?,
         };
-        found.map(|(index, inode)| Ok(file_attr(&self.tree.attr_of(index, &inode)?))).transpose()
+        let Some((index, inode)) = found else { return Ok(None) };
+        self.note_name(directory, name, index);
+        Ok(Some(file_attr(&self.tree.attr_of(index, &inode)?)))
+    }
+
+    fn note_name(&self, directory: InodeIndex, name: &[u8], inode: InodeIndex) {
+        if let Some(recorder) = &self.recorder {
+            recorder.name(directory, name, inode);
+        }
     }
 
     /// Adds entries of a directory from number `offset` on (0 is ".", 1 is "..") until `add` says that it is full. `add`
@@ -259,7 +280,7 @@ impl Filesystem for Server {
             }
         }
         let unfit = || io::Error::other("fuser does not take these limits");
-        config.set_max_write(REQUEST_LEN_MAX).map_err(|_| unfit())?;
+        config.set_max_write(self.request_len_max).map_err(|_| unfit())?;
         config.set_max_background(BACKGROUND_MAX).map_err(|_| unfit())?;
         Ok(())
     }
@@ -319,7 +340,14 @@ impl Filesystem for Server {
                 }
                 // All or nothing: the kernel takes a short answer for the end of the file and fills up with zeros.
                 let into = buf.get_mut(..len).unwrap_or_default();
-                match inode_index(ino).and_then(|index| self.tree.read_at(index, offset, into)) {
+                let read = inode_index(ino).and_then(|index| {
+                    let len = self.tree.read_at(index, offset, into)?;
+                    if let Some(recorder) = &self.recorder {
+                        recorder.read(index, offset, u64_from_usize(len));
+                    }
+                    Ok(len)
+                });
+                match read {
                     Ok(read_len) => reply.data(into.get(..read_len).unwrap_or_default()),
                     Err(err) => reply.error(self.fail(Upcall::Read, ino, &err)),
                 }
@@ -356,6 +384,9 @@ impl Filesystem for Server {
     ) {
         self.guard(Upcall::Readdirplus, ino, || {
             let listed = self.list(ino, offset, |next, name, attr| {
+                if let Ok(directory) = inode_index(ino) {
+                    self.note_name(directory, name.as_bytes(), attr.index);
+                }
                 let attr = file_attr(attr);
                 reply.add(attr.ino, next, name, &ttl(), &attr, Generation(0))
             });

@@ -42,6 +42,7 @@ pub mod lint;
 pub mod manifest;
 pub mod state;
 pub mod store;
+pub mod trace;
 pub mod trust;
 pub mod verify;
 

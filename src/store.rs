@@ -12,8 +12,10 @@ pub mod proof;
 mod table;
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread::ScopedJoinHandle;
 
 use crate::error::{Error, Result};
 use crate::format::defect::{Corrupt, Untrusted};
@@ -27,6 +29,7 @@ use crate::image::Source;
 use block::Block;
 use cache::Cache;
 use prefetch::Prefetch;
+use prefetch::list::Listed;
 use proof::BlockKind;
 use table::Table;
 
@@ -65,11 +68,23 @@ pub struct Store {
     counters: Counters,
     /// Set for those who serve: a library call that reads one file needs no thread beside it.
     prefetch: OnceLock<Prefetch>,
+    listed: OnceLock<Listed>,
 }
 
 thread_local! {
     /// Stored bytes on their way through the hash: at most one block per thread.
     static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends this thread's memory for the stored bytes of a block.
+fn with_stored<T>(entry: &Entry, work: impl FnOnce(&mut [u8]) -> Result<T>) -> Result<T> {
+    STORED.with_borrow_mut(|scratch| {
+        let len = usize_from_u32(entry.stored_len);
+        if scratch.len() < len {
+            scratch.resize(len, 0);
+        }
+        work(scratch.get_mut(..len).ok_or(Error::Invalid)?)
+    })
 }
 
 /// Reads `len` bytes at `offset` into private memory.
@@ -156,16 +171,19 @@ impl Store {
     pub fn open(source: Arc<dyn Source>, root_digest: Digest, limits: CacheLimits) -> Result<Self> {
         let (superblock, used_backup) = open_superblock(&*source, root_digest)?;
         let table = Table::open(&*source, &superblock)?;
+        let block_len = usize_from_u32(superblock.block_size());
+        let metadata_block_len = usize_from_u32(superblock.metadata_block_size());
         Ok(Store {
             source,
             superblock,
             root_digest,
             used_backup,
             table,
-            data: Cache::new(limits.data_bytes_max),
-            metadata: Cache::new(limits.metadata_bytes_max),
+            data: Cache::new(limits.data_bytes_max, block_len),
+            metadata: Cache::new(limits.metadata_bytes_max, metadata_block_len),
             counters: Counters::default(),
             prefetch: OnceLock::new(),
+            listed: OnceLock::new(),
         })
     }
 
@@ -227,22 +245,85 @@ impl Store {
         Ok(())
     }
 
-    /// Tells the prefetch, if there is one, what is read.
+    /// From now on, blocks are expanded in the order of a list while a processor idles, on a thread that ends with the list or
+    /// the store. No more of them wait for somebody who asks than fill three quarters of the cache.
+    pub fn follow_list(self: &Arc<Self>, list: Vec<BlockIndex>) -> Result<()> {
+        let waiting_max = self.blocks_in_cache().saturating_mul(3) / 4;
+        if list.is_empty() || waiting_max == 0 {
+            return Ok(());
+        }
+        let listed = Listed::start(self, list, waiting_max)
+            .map_err(|err| Error::io("cannot start the prefetch thread", err))?;
+        // A second list changes nothing.
+        self.listed.set(listed).unwrap_or_default();
+        Ok(())
+    }
+
+    /// Tells those who expand ahead, if there are any, what is read.
     fn note(&self, block: BlockIndex) {
-        if let Some(prefetch) = self.prefetch.get()
-            && self.kind(block) == BlockKind::Data
-        {
+        if self.kind(block) == BlockKind::Metadata {
+            return;
+        }
+        if let Some(prefetch) = self.prefetch.get() {
             prefetch.note(block);
         }
+        self.note_listed(block);
+    }
+
+    fn note_listed(&self, block: BlockIndex) {
+        if let Some(listed) = self.listed.get() {
+            listed.note(block);
+        }
+    }
+
+    /// How many data blocks the cache holds.
+    fn blocks_in_cache(&self) -> u32 {
+        let blocks = self.data.bytes_max().checked_shr(u32::from(self.superblock.block_bits));
+        u32_from_usize(blocks.unwrap_or(0))
     }
 
     /// How many blocks ahead may be expanded: what half the cache holds, so that what was expanded is there when it is wanted.
     fn prefetch_count_max(&self) -> u32 {
-        let blocks = self
-            .data
-            .bytes_max()
-            .checked_shr(u32::from(self.superblock.block_bits).saturating_add(1));
-        u32_from_usize(blocks.unwrap_or(0))
+        self.blocks_in_cache() / 2
+    }
+
+    /// Expands a block into the cache, unless somebody does it already. Nobody waits for this one: it may be interrupted for
+    /// as long as there is something else to do.
+    fn get_in_idle_time(&self, block: BlockIndex) -> Result<()> {
+        self.data.get_in_idle_time(block, || self.expand_new(block))
+    }
+
+    /// Finds blocks whole, on several threads: those that will be wanted soon are expanded into the cache, the others only
+    /// hashed. The first error that is met ends it.
+    pub fn prove(
+        &self,
+        blocks: Range<u32>,
+        workers: usize,
+        is_wanted: impl Fn(BlockIndex) -> bool + Sync,
+    ) -> Result<()> {
+        let next = AtomicU32::new(blocks.start);
+        let work = || -> Result<()> {
+            loop {
+                let block = BlockIndex(next.fetch_add(1, Ordering::Relaxed));
+                if block.0 >= blocks.end {
+                    return Ok(());
+                }
+                let proved = if is_wanted(block) {
+                    self.count_failure(self.get_ahead(block))
+                } else {
+                    self.count_failure(self.check(block))
+                };
+                proved.inspect_err(|_| next.store(blocks.end, Ordering::Relaxed))?;
+            }
+        };
+        // This thread is one of them. Two blocks are expanded in the time that it takes to start another.
+        let others = workers.min(blocks.len() / 2).saturating_sub(1);
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
+            let join =
+                |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or(Err(Error::Invalid));
+            others.into_iter().map(join).fold(work(), Result::and)
+        })
     }
 
     /// Expands a block into the cache for a reader who will most likely ask for it next.
@@ -253,10 +334,7 @@ impl Store {
     /// The content of a block, from the cache or expanded now.
     pub fn get(&self, block: BlockIndex) -> Result<Block> {
         self.note(block);
-        let cache = match self.kind(block) {
-            BlockKind::Data => &self.data,
-            BlockKind::Metadata => &self.metadata,
-        };
+        let cache = self.cache(block);
         let (content, hit) = self.count_failure(cache.get(block, || self.expand_new(block)))?;
         if hit {
             self.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
@@ -264,13 +342,20 @@ impl Store {
         Ok(content)
     }
 
-    /// Expands a block into `content`, whose length must be the block's, without keeping it.
+    /// Expands a block into `content`, whose length must be the block's, without keeping it: whoever has a whole block will
+    /// not ask for it again, so the cache lets go of it, too.
     pub fn get_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
+        self.note_listed(block);
         let made = self.data.get_into(block, content, |content| self.expand_into(block, content));
         if self.count_failure(made)? {
             self.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// So many bytes of a block went to a reader who keeps what it is given. When all of them did, the cache lets go of it.
+    pub fn used(&self, block: BlockIndex, len: usize) {
+        self.data.used(block, len);
     }
 
     /// The stored bytes of a block, verified: for those who copy blocks between images.
@@ -279,6 +364,13 @@ impl Store {
         let mut stored = vec![0; usize_from_u32(entry.stored_len)];
         self.count_failure(self.read_stored(block, &entry, &mut stored))?;
         Ok(stored)
+    }
+
+    fn cache(&self, block: BlockIndex) -> &Cache {
+        match self.kind(block) {
+            BlockKind::Data => &self.data,
+            BlockKind::Metadata => &self.metadata,
+        }
     }
 
     fn count_failure<T>(&self, result: Result<T>) -> Result<T> {
@@ -290,12 +382,15 @@ impl Store {
 
     fn expand_new(&self, block: BlockIndex) -> Result<Block> {
         let entry = self.entry(block)?;
-        let mut content: Arc<[u8]> =
-            std::iter::repeat_n(0, usize_from_u32(entry.content_len)).collect();
-        // cannot fail: nobody else has this Arc yet
-        let buf = Arc::get_mut(&mut content).ok_or(Error::Invalid)?;
-        self.expand_into(block, buf)?;
-        Ok(Block::new(content))
+        let cache = self.cache(block);
+        let len = usize_from_u32(entry.content_len);
+        cache.pool().block(len, |content| self.expand_into(block, content))
+    }
+
+    /// Finds a block's stored bytes true.
+    fn check(&self, block: BlockIndex) -> Result<()> {
+        let entry = self.entry(block)?;
+        with_stored(&entry, |stored| self.read_stored(block, &entry, stored))
     }
 
     /// The one place where bytes become trusted: copy, hash, then use.
@@ -306,12 +401,7 @@ impl Store {
         }
         match entry.codec {
             Codec::None => self.read_stored(block, &entry, content),
-            Codec::Zstd => STORED.with_borrow_mut(|scratch| {
-                let len = usize_from_u32(entry.stored_len);
-                if scratch.len() < len {
-                    scratch.resize(len, 0);
-                }
-                let stored = scratch.get_mut(..len).ok_or(Error::Invalid)?;
+            Codec::Zstd => with_stored(&entry, |stored| {
                 self.read_stored(block, &entry, stored)?;
                 expand::expand(stored, content, block)?;
                 Ok(())

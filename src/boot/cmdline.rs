@@ -73,6 +73,8 @@ pub struct BootArgs {
     pub use_file: bool,
     /// Whether the machine shall forget everything first.
     pub reset: bool,
+    /// Whether to write down what is read.
+    pub trace: bool,
     /// Where a shell is wanted.
     pub break_at: Option<Break>,
     /// Whether to tell every step.
@@ -191,6 +193,10 @@ impl BootArgs {
                 Some(on) => self.reset = on,
                 None => self.odd(name, value, SWITCH),
             },
+            "trace" => match switch(value) {
+                Some(on) => self.trace = on,
+                None => self.odd(name, value, SWITCH),
+            },
             "debug" => match switch(value) {
                 Some(on) => self.debug = on,
                 None => self.odd(name, value, SWITCH),
@@ -285,6 +291,14 @@ mod tests {
         assert!(parse(&format!("ashlar={HEX} ashlar.fallback")).may_fall_back());
         assert!(!parse("ashlar=a ashlar.fallback=no").may_fall_back());
         assert!(!parse(&format!("ashlar=a ashlar.roothash={HEX}")).may_fall_back());
+    }
+
+    #[test]
+    fn a_trace_is_a_switch() {
+        assert!(parse("ashlar ashlar.trace").trace && parse("ashlar ashlar.trace=on").trace);
+        assert!(!parse("ashlar").trace && !parse("ashlar ashlar.trace ashlar.trace=0").trace);
+        let odd = parse("ashlar ashlar.trace=/tmp/x");
+        assert!(!odd.trace && odd.odd[0].contains("ashlar.trace=/tmp/x"));
     }
 
     #[test]

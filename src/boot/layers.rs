@@ -129,6 +129,8 @@ pub(super) fn serve(
         source: site.data.source.clone(),
         empty: site.workspace.empty(),
         init: init.map(str::to_owned),
+        // Of the root: what is added to it is small.
+        record_trace: init.filter(|_| site.args.trace).map(|_| site.workspace.trace()),
         without: site.args.without.clone(),
     };
     start::start(&args, site.patience)

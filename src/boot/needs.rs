@@ -1,17 +1,19 @@
 //! Is everything there that the first program needs? It is read, and so verified, before the machine depends on it.
 //!
 //! The first program, its interpreter and the libraries that it names: damage in one of them would be a kernel panic, and
-//! not an error that a person or another image could answer. What is read stays in the cache, so it is not read twice.
+//! not an error that a person or another image could answer. What others will read soon
+//! stays in the cache, so it is not expanded twice.
 
-use std::collections::BTreeSet;
+mod names;
 
-use elf::ElfBytes;
-use elf::abi::{DT_NEEDED, DT_RPATH, DT_RUNPATH, PT_INTERP};
-use elf::endian::AnyEndian;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::thread;
 
+use self::names::{Content, Named, names};
 use crate::error::{Error, Result};
-use crate::format::field::{u64_from_usize, usize_from_u64};
+use crate::format::index::BlockIndex;
 use crate::format::inode::Kind;
+use crate::fs::prefetch::PREFETCH_LIST_LEN_MAX;
 use crate::fs::stack::{Layer, Stack};
 
 /// The first program of a system.
@@ -25,10 +27,8 @@ const DIRECTORIES: [&[u8]; 4] = [b"/dev", b"/proc", b"/sys", b"/run"];
 const LIBRARY_DIRS: [&str; 4] = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 /// Most files that are followed.
 const FILES_MAX: usize = 512;
-/// Longest file that is held in memory to be looked into; a longer one is only read.
-const LEN_MAX: u64 = 64 << 20;
-/// Bytes that are read at once.
-const CHUNK: usize = 1 << 20;
+/// Blocks that are handed to threads at once.
+const BATCH: u32 = 1024;
 
 /// What was read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,6 +65,7 @@ impl std::fmt::Display for Unfit {
 pub fn read(stack: Stack<'_>, init: &str) -> Result<Read, Unfit> {
     let mut seen = BTreeSet::new();
     let mut done = Read::default();
+    let mut lists = HashMap::new();
     let damaged =
         |path: &[u8], err| Unfit::Damaged(String::from_utf8_lossy(path).into_owned(), err);
     let alone = root_alone(stack);
@@ -110,10 +111,10 @@ pub fn read(stack: Stack<'_>, init: &str) -> Result<Read, Unfit> {
         if inode.kind != Kind::File || !seen.insert(own_dir.clone()) || seen.len() > FILES_MAX {
             continue;
         }
-        let content = content(&node.top).map_err(|err| damaged(&path, err))?;
+        let listed = lists.entry(node.top.tree.root_digest()).or_insert_with(|| list(&node.top));
+        let named = prove(&node.top, listed).map_err(|err| damaged(&path, err))?;
         done.files = done.files.saturating_add(1);
         done.bytes = done.bytes.saturating_add(inode.size);
-        let named = names(&content);
         ahead.extend(named.interpreter);
         own_dir.truncate(own_dir.iter().rposition(|byte| *byte == b'/').unwrap_or(0));
         for library in named.libraries {
@@ -128,71 +129,34 @@ pub fn read(stack: Stack<'_>, init: &str) -> Result<Read, Unfit> {
     Ok(done)
 }
 
+/// The blocks that an image says will be wanted first.
+fn list(layer: &Layer<'_>) -> HashSet<BlockIndex> {
+    layer.tree.prefetch_list().take(PREFETCH_LIST_LEN_MAX).map_while(Result::ok).collect()
+}
+
 /// The root, the lowest of all, where something lies over it.
 fn root_alone(stack: Stack<'_>) -> Option<Stack<'_>> {
     let (above, root) = stack.0.split_at_checked(stack.0.len().saturating_sub(1))?;
     (!above.is_empty()).then_some(Stack(root))
 }
 
-/// A file's bytes; only read, and empty, when it is too long to be held.
-fn content(file: &Layer<'_>) -> Result<Vec<u8>> {
-    let size = file.inode.size;
-    let mut content = Vec::new();
-    let mut chunk = vec![0; CHUNK];
-    let mut at = 0_u64;
-    while at < size {
-        let len = file.tree.read_at(file.index, at, &mut chunk)?;
-        if len == 0 {
-            break;
-        }
-        if size <= LEN_MAX {
-            content.extend_from_slice(chunk.get(..len).unwrap_or_default());
-        }
-        at = at.saturating_add(u64_from_usize(len));
-    }
-    Ok(content)
-}
-
-/// What a program names.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Named {
-    interpreter: Option<Vec<u8>>,
-    libraries: Vec<Vec<u8>>,
-    search: Vec<Vec<u8>>,
-}
-
-/// What a program's bytes name. What is no program names nothing; the bytes are the image's own, but nobody says that they
-/// are well formed.
-fn names(content: &[u8]) -> Named {
-    if let Some(line) = content.strip_prefix(b"#!") {
-        let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-        return Named { interpreter: words.next().map(<[u8]>::to_vec), ..Named::default() };
-    }
-    elf_names(content).unwrap_or_default()
-}
-
-fn elf_names(content: &[u8]) -> Option<Named> {
-    let file = ElfBytes::<AnyEndian>::minimal_parse(content).ok()?;
-    let mut named = Named::default();
-    let segment = file.segments()?.iter().find(|segment| segment.p_type == PT_INTERP);
-    if let Some(data) = segment.and_then(|segment| file.segment_data(&segment).ok()) {
-        named.interpreter = data.split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
-    }
-    let Some(dynamic) = file.dynamic().ok()? else { return Some(named) };
-    let strings = file.dynamic_symbol_table().ok()?.map(|(_, strings)| strings)?;
-    for entry in dynamic {
-        let text = || strings.get_raw(usize_from_u64(entry.d_val())).map(<[u8]>::to_vec);
-        match entry.d_tag {
-            DT_NEEDED => named.libraries.extend(text().ok()),
-            DT_RPATH | DT_RUNPATH => {
-                let paths = text().unwrap_or_default();
-                named.search.extend(paths.split(|byte| *byte == b':').map(<[u8]>::to_vec));
-            }
-            _ => {}
+/// Finds a file whole, and what it names. Of an image with a prefetch list, what is not on it is only hashed: it would be
+/// expanded for nobody.
+fn prove(file: &Layer<'_>, listed: &HashSet<BlockIndex>) -> Result<Named> {
+    let reader = file.tree.file_of(file.index, &file.inode)?.keeping();
+    let store = file.tree.store();
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let is_wanted = |block: BlockIndex| listed.is_empty() || listed.contains(&block);
+    for extent in reader.extents() {
+        let mut blocks = extent?.place.blocks();
+        while !blocks.is_empty() {
+            let batch = blocks.start..blocks.end.min(blocks.start.saturating_add(BATCH));
+            blocks.start = batch.end;
+            store.prove(batch, workers, is_wanted)?;
         }
     }
-    Some(named)
+    let doing = "cannot look into a program";
+    names(Content::new(reader)).map_err(|err| Error::io(doing, err))
 }
 
 /// Where a library is.
@@ -230,32 +194,6 @@ fn replace_origin(path: &[u8], own_dir: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_script_names_its_interpreter() {
-        assert_eq!(names(b"#! /bin/sh -e\nx").interpreter.unwrap(), b"/bin/sh");
-        assert_eq!(names(b"#!\n"), Named::default());
-        assert_eq!(names(b""), Named::default());
-    }
-
-    #[test]
-    fn a_program_names_its_loader_and_libraries() {
-        let own = std::fs::read("/proc/self/exe").unwrap();
-        let named = names(&own);
-        assert!(named.interpreter.unwrap().starts_with(b"/lib"));
-        assert!(named.libraries.iter().any(|library| library.starts_with(b"libc.so")));
-    }
-
-    #[test]
-    fn no_cut_of_a_program_panics() {
-        let own = std::fs::read("/bin/sh").unwrap();
-        for len in (0..own.len()).step_by(own.len() / 300 + 1) {
-            names(&own[..len]);
-            let mut bent = own.clone();
-            bent[len] ^= 0xff;
-            names(&bent);
-        }
-    }
 
     #[test]
     fn origin_is_the_own_directory() {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::fs::{Mode, OFlags};
@@ -15,6 +15,7 @@ use crate::format::index::InodeIndex;
 use crate::fs::stack::Stack;
 use crate::fuse::mount::Settings;
 use crate::fuse::mountinfo;
+use crate::fuse::recorder::Recorder;
 use crate::fuse::session::{self, Work};
 use crate::trust::Anchor;
 
@@ -23,6 +24,8 @@ use crate::trust::Anchor;
 const WORKERS: std::ops::RangeInclusive<usize> = 2..=4;
 /// How far the kernel reads ahead, in KiB, as for `ashlar mount`.
 const READAHEAD_KB: u32 = 256;
+/// Longest trace of reads in bytes: half of the memory that the workspace has. A boot has a few thousand lines, some 200 KiB.
+const TRACE_LEN_MAX: usize = 512 * 1024;
 /// What is said when the mount answers.
 pub(super) const READY: &str = "ready";
 
@@ -43,6 +46,8 @@ pub struct ServerArgs {
     pub empty: PathBuf,
     /// The first program, if a system shall start from here: it must be whole before anybody depends on it.
     pub init: Option<String>,
+    /// Where to write down what is read.
+    pub record_trace: Option<PathBuf>,
     /// Traps that are left open.
     pub without: Vec<String>,
 }
@@ -86,6 +91,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
         readahead_kb: Some(READAHEAD_KB.max(block_kb)),
         digest_xattr: false,
         image: Some(beside),
+        recorder: args.record_trace.as_deref().and_then(recorder),
         anchor: match args.voucher.as_str() {
             "root-digest" => "root-digest",
             "key" => "key",
@@ -120,6 +126,14 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
         Err(err) => tracing::error!("{}: {err}", args.mountpoint.display()),
     }
     Ok(ended?)
+}
+
+/// Writes down what is read. A machine boots without it, too.
+fn recorder(path: &Path) -> Option<Recorder> {
+    let recorder = File::create(path).and_then(|out| Recorder::start(out, TRACE_LEN_MAX));
+    recorder
+        .inspect_err(|err| tracing::warn!("no trace of reads in {}: {err}", path.display()))
+        .ok()
 }
 
 /// Whether a trap is left open, which is for the tests of its cure and never built otherwise.

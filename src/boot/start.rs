@@ -84,6 +84,9 @@ fn words(args: &ServerArgs) -> Vec<OsString> {
     if let Some(init) = &args.init {
         add("--init", init.into());
     }
+    if let Some(path) = &args.record_trace {
+        add("--record-trace", path.into());
+    }
     for trap in &args.without {
         add("--without", trap.into());
     }

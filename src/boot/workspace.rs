@@ -68,6 +68,11 @@ impl Workspace {
         self.top.join("empty")
     }
 
+    /// Where what is read is written down, if it is.
+    pub fn trace(&self) -> PathBuf {
+        self.top.join("trace")
+    }
+
     /// A directory of its own for `what`.
     pub fn place(&self, what: &str, name: &str) -> Result<PathBuf, Failed> {
         let path = self.top.join(what).join(name);

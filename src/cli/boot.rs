@@ -96,6 +96,8 @@ struct ServeArgs {
     #[arg(long)]
     init: Option<String>,
     #[arg(long)]
+    record_trace: Option<PathBuf>,
+    #[arg(long)]
     without: Vec<String>,
 }
 
@@ -142,6 +144,7 @@ fn serve(args: ServeArgs) -> ExitCode {
         source: args.source,
         empty: args.empty,
         init: args.init,
+        record_trace: args.record_trace,
         without: args.without,
     });
     match served {

@@ -19,6 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use self::options::MountOptions;
 use super::{Failure, Outcome, TrustArgs, log, warn_unauthenticated};
 use crate::fuse::mount::{MountError, Settings, check_mountpoint};
+use crate::fuse::recorder::Recorder;
 use crate::fuse::session::{self, Mounted, Stopper, Work};
 use crate::trust::Anchor;
 use crate::{CacheLimits, Options, Tree};
@@ -29,6 +30,8 @@ const WORKERS_MAX: usize = 4;
 const CACHE_BLOCKS_MIN: u64 = 4;
 /// How far the kernel reads ahead unless told otherwise, in KiB; a whole block where blocks are larger.
 const READAHEAD_KB: u32 = 256;
+/// Longest trace of reads in bytes: some million lines.
+const TRACE_LEN_MAX: usize = 64 << 20;
 /// What the server says when the mount answers.
 const READY: &[u8] = b"ready\n";
 
@@ -45,6 +48,9 @@ pub struct MountArgs {
     /// Mount options, separated by commas; may be given several times
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
+    /// Write down in FILE what is read and in which order, for `mkimage --order`
+    #[arg(long, value_name = "FILE")]
+    record_trace: Option<PathBuf>,
     /// Called by mount(8), which adds words of its own to the options
     #[arg(long, hide = true)]
     helper: bool,
@@ -173,7 +179,8 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         flags: mount_options.flags,
         allow_other: mount_options.allow_other,
     };
-    let work = work(&args.image, &tree, &options, mount_options);
+    let mut work = work(&args.image, &tree, &options, mount_options);
+    work.recorder = args.record_trace.as_deref().map(recorder).transpose()?;
     // Before there are threads, so that all of them leave these signals to one.
     let signals = block_signals()?;
     if args.detached {
@@ -245,12 +252,19 @@ fn work(image: &Path, tree: &Tree, options: &Options, mount_options: &MountOptio
         readahead_kb: Some(mount_options.readahead_kb.unwrap_or(READAHEAD_KB.max(block_kb))),
         digest_xattr: mount_options.digest_xattr,
         image: beside.filter(|_| !is_device),
+        recorder: None,
         anchor: match options.anchor {
             Anchor::RootDigest(_) => "root-digest",
             Anchor::Keys(_) => "key",
             Anchor::Unauthenticated => "nothing",
         },
     }
+}
+
+fn recorder(path: &Path) -> Result<Recorder, Failure> {
+    let recorder = File::create(path).and_then(|out| Recorder::start(out, TRACE_LEN_MAX));
+    recorder
+        .map_err(|err| Failure::new(format!("cannot write the trace {}: {err}", path.display())))
 }
 
 /// A quarter of the cache is for metadata, which is asked for again more often.

@@ -1,5 +1,7 @@
 //! Where in the blocks is a piece of a file, and what is it?
 
+use std::ops::Range;
+
 use super::Tree;
 use crate::error::{Error, Result};
 use crate::format::defect::Corrupt;
@@ -41,6 +43,17 @@ pub enum Place {
     },
 }
 
+impl Place {
+    /// The indexes of its blocks.
+    pub fn blocks(&self) -> Range<u32> {
+        match *self {
+            Place::Hole => 0..0,
+            Place::Blocks { first, count } => first.0..first.0.saturating_add(count),
+            Place::Tail { block, .. } => block.0..block.0.saturating_add(1),
+        }
+    }
+}
+
 /// A regular file that is being read.
 #[derive(Debug)]
 pub struct FileReader<'a> {
@@ -49,6 +62,8 @@ pub struct FileReader<'a> {
     size: u64,
     runs: Runs,
     tail: Tail,
+    /// Whether whole blocks stay in the cache, too.
+    keeps: bool,
 }
 
 impl Tree {
@@ -61,7 +76,7 @@ impl Tree {
     pub fn file_of(&self, index: InodeIndex, inode: &Inode) -> Result<FileReader<'_>> {
         match inode.body {
             Body::File { runs, tail } => {
-                Ok(FileReader { tree: self, index, size: inode.size, runs, tail })
+                Ok(FileReader { tree: self, index, size: inode.size, runs, tail, keeps: false })
             }
             _ if inode.kind == Kind::Dir => Err(Error::IsADirectory),
             _ => Err(Error::Invalid),
@@ -79,6 +94,12 @@ impl FileReader<'_> {
     /// The file's length in bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// For one who reads what others will read soon: it stays in the cache.
+    #[must_use]
+    pub fn keeping(self) -> Self {
+        FileReader { keeps: true, ..self }
     }
 
     /// See [`Tree::read_at`].
@@ -199,13 +220,16 @@ impl FileReader<'_> {
             let start = usize_from_u64(at.checked_rem(block_size.into()).unwrap_or(0));
             let here = usize_from_u32(block_size).saturating_sub(start).min(rest.len());
             let (piece, after) = rest.split_at_mut_checked(here).ok_or(Error::Invalid)?;
-            if here == usize_from_u32(block_size) {
+            if here == usize_from_u32(block_size) && !self.keeps {
                 // Wanted whole: expanded where it is wanted. The kernel's page cache keeps it from now on.
                 store.get_into(block, piece)?;
             } else {
                 let content = store.get(block)?;
                 let from = content.get(start..start.saturating_add(here)).ok_or(Error::Invalid)?;
                 piece.copy_from_slice(from);
+                if !self.keeps {
+                    store.used(block, here);
+                }
             }
             rest = after;
             at = at.saturating_add(u64_from_usize(here));
@@ -222,13 +246,16 @@ impl FileReader<'_> {
         if u64::from(at).saturating_add(self.tail.len.into()) > content_len {
             return Err(wrong.into());
         }
-        if u64_from_usize(buf.len()) == content_len {
+        if u64_from_usize(buf.len()) == content_len && !self.keeps {
             return self.tree.store().get_into(block, buf);
         }
         let content = self.tree.store().get(block)?;
         let start = usize_from_u32(at).saturating_add(usize_from_u64(skip));
         let from = content.get(start..start.saturating_add(buf.len())).ok_or(wrong)?;
         buf.copy_from_slice(from);
+        if !self.keeps {
+            self.tree.store().used(block, buf.len());
+        }
         Ok(())
     }
 

@@ -15,9 +15,11 @@ use super::Server;
 use super::counters::Counters;
 use super::mount::{self, MountError, Settings};
 use super::mountinfo::{self, Device};
+use super::recorder::Recorder;
 use super::status::{Listening, Reporter};
 use crate::format::inode::Kind;
 use crate::fs::Tree;
+use crate::fs::prefetch::PREFETCH_LIST_LEN_MAX;
 
 /// How the server behind a mount works.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Work {
     pub digest_xattr: bool,
     /// The image file, if its file system's free space is to be told as ours.
     pub image: Option<OwnedFd>,
+    /// Told what is read.
+    pub recorder: Option<Recorder>,
     /// What vouched for the image, for the report.
     pub anchor: &'static str,
 }
@@ -54,14 +58,22 @@ pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, Moun
     if let Err(err) = tree.store().start_prefetch() {
         tracing::warn!("{err}: reading in order will be slower");
     }
+    follow_list(&tree);
     if tree.store().used_backup() {
         tracing::warn!(
             "the first superblock is damaged, its backup serves: replace the image soon"
         );
     }
     let counters = Arc::new(Counters::default());
-    let server =
-        Server::new(Arc::clone(&tree), Arc::clone(&counters), work.image, work.digest_xattr);
+    let Work { image, digest_xattr, recorder, readahead_kb, .. } = work;
+    let server = Server::new(
+        Arc::clone(&tree),
+        Arc::clone(&counters),
+        image,
+        digest_xattr,
+        recorder,
+        readahead_kb,
+    );
     let before = mountinfo::place(&settings.mountpoint).map_err(MountError::Session)?;
     let (fuse_device, mounting) = mount::begin(&settings)?;
     let mut config = Config::default();
@@ -81,7 +93,7 @@ pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, Moun
     if place.device == before.device {
         return Err(MountError::Session(io::Error::other("it vanished as soon as it was mounted")));
     }
-    if let Some(readahead_kb) = work.readahead_kb {
+    if let Some(readahead_kb) = readahead_kb {
         set_readahead(place.device, readahead_kb);
     }
     warm_up(&tree, &settings.mountpoint);
@@ -151,6 +163,14 @@ impl Drop for Undo {
         {
             tracing::error!("cannot unmount {}: {err}", mountpoint.display());
         }
+    }
+}
+
+/// Has what the image says will be wanted first expanded in idle time. What is wrong with the list harms nobody.
+fn follow_list(tree: &Tree) {
+    let list = tree.prefetch_list().take(PREFETCH_LIST_LEN_MAX).collect::<crate::Result<Vec<_>>>();
+    if let Err(err) = list.and_then(|list| tree.store().follow_list(list)) {
+        tracing::warn!("the image's prefetch list is not followed: {err}");
     }
 }
 

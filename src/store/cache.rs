@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
-use super::block::Block;
+use super::block::{Block, Pool};
 use crate::error::{Error, Result};
 use crate::format::index::BlockIndex;
 
@@ -14,19 +14,38 @@ use crate::format::index::BlockIndex;
 #[derive(Debug)]
 pub(super) struct Cache {
     bytes_max: usize,
+    pool: Arc<Pool>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    blocks: LruCache<BlockIndex, Block>,
+    blocks: LruCache<BlockIndex, Kept>,
     bytes: usize,
     flights: HashMap<BlockIndex, Arc<Flight>>,
+}
+
+/// A block that is kept.
+#[derive(Debug)]
+struct Kept {
+    block: Block,
+    /// Bytes of it that went to readers, counted as often as they did.
+    used: usize,
+}
+
+impl State {
+    fn let_go(&mut self, index: BlockIndex) {
+        if let Some(gone) = self.blocks.pop(&index) {
+            self.bytes = self.bytes.saturating_sub(gone.block.memory());
+        }
+    }
 }
 
 /// One expansion under way.
 #[derive(Debug, Default)]
 struct Flight {
+    /// Whether it is made in idle time, which may take for ever: nobody waits for it.
+    idle: bool,
     landed: Mutex<Option<Landed>>,
     changed: Condvar,
 }
@@ -62,10 +81,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Cache {
-    /// A cache that keeps up to `bytes_max` bytes of content.
-    pub(super) fn new(bytes_max: usize) -> Self {
+    /// A cache that takes up to `bytes_max` bytes of memory, for blocks that have up to `block_len` bytes each.
+    pub(super) fn new(bytes_max: usize, block_len: usize) -> Self {
         let state = State { blocks: LruCache::unbounded(), bytes: 0, flights: HashMap::new() };
-        Cache { bytes_max, state: Mutex::new(state) }
+        Cache { bytes_max, pool: Pool::new(block_len), state: Mutex::new(state) }
     }
 
     /// The block, made with `make` by one of those who ask at the same time; `true` when it was here or another made it.
@@ -87,7 +106,30 @@ impl Cache {
         }
     }
 
-    /// The same for one who wants the content in a place of their own, where `make` puts it; it is not kept.
+    /// The same for one who has time: nothing is done when somebody is at it already, and nobody waits for it.
+    pub(super) fn get_in_idle_time(
+        &self,
+        index: BlockIndex,
+        make: impl FnOnce() -> Result<Block>,
+    ) -> Result<()> {
+        let flight = Arc::new(Flight { idle: true, ..Flight::default() });
+        {
+            let mut state = lock(&self.state);
+            if state.blocks.contains(&index) || state.flights.contains_key(&index) {
+                return Ok(());
+            }
+            state.flights.insert(index, Arc::clone(&flight));
+        }
+        let landing = Landing { cache: self, index, flight };
+        let block = make()?;
+        if landing.is_current() {
+            self.keep(index, &block);
+        }
+        Ok(())
+    }
+
+    /// The same for one who wants the content in a place of their own, where `make` puts it. It is not kept, and not any more
+    /// when it was.
     pub(super) fn get_into(
         &self,
         index: BlockIndex,
@@ -100,12 +142,17 @@ impl Cache {
                     return Err(Error::Invalid);
                 }
                 content.copy_from_slice(&block);
+                lock(&self.state).let_go(index);
                 Ok(true)
             }
             Begin::Ours(landing) => {
                 make(content)?;
                 if landing.is_awaited() {
-                    landing.land(Block::new((&*content).into()));
+                    let copy = |buf: &mut [u8]| {
+                        buf.copy_from_slice(content);
+                        Ok::<_, Error>(())
+                    };
+                    landing.land(self.pool.block(content.len(), copy)?);
                 }
                 Ok(false)
             }
@@ -122,10 +169,10 @@ impl Cache {
     fn find_or_begin(&self, index: BlockIndex) -> Begin<'_> {
         loop {
             let mut state = lock(&self.state);
-            if let Some(block) = state.blocks.get(&index) {
-                return Begin::Here(block.clone());
+            if let Some(kept) = state.blocks.get(&index) {
+                return Begin::Here(kept.block.clone());
             }
-            let Some(flight) = state.flights.get(&index).cloned() else {
+            let Some(flight) = state.flights.get(&index).filter(|it| !it.idle).cloned() else {
                 let flight = Arc::new(Flight::default());
                 state.flights.insert(index, Arc::clone(&flight));
                 return Begin::Ours(Landing { cache: self, index, flight });
@@ -138,26 +185,41 @@ impl Cache {
     }
 
     fn keep(&self, index: BlockIndex, block: &Block) {
-        if block.len() > self.bytes_max {
+        if block.memory() > self.bytes_max {
             return;
         }
         let mut state = lock(&self.state);
-        state.bytes = state.bytes.saturating_add(block.len());
-        if let Some(old) = state.blocks.put(index, block.clone()) {
-            state.bytes = state.bytes.saturating_sub(old.len());
+        state.bytes = state.bytes.saturating_add(block.memory());
+        if let Some(old) = state.blocks.put(index, Kept { block: block.clone(), used: 0 }) {
+            state.bytes = state.bytes.saturating_sub(old.block.memory());
         }
         while state.bytes > self.bytes_max {
             let Some((_, gone)) = state.blocks.pop_lru() else { break };
-            state.bytes = state.bytes.saturating_sub(gone.len());
+            state.bytes = state.bytes.saturating_sub(gone.block.memory());
         }
     }
 
-    /// Bytes of content that may be kept.
+    /// So many bytes of a block that is here were used; it goes when as many were as it has.
+    pub(super) fn used(&self, index: BlockIndex, len: usize) {
+        let mut state = lock(&self.state);
+        let Some(kept) = state.blocks.peek_mut(&index) else { return };
+        kept.used = kept.used.saturating_add(len);
+        if kept.used >= kept.block.len() {
+            state.let_go(index);
+        }
+    }
+
+    /// Where blocks that may be kept get their memory.
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Bytes of memory that may be taken.
     pub(super) fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
-    /// Bytes of content kept now.
+    /// Bytes of memory that are taken now.
     pub(super) fn bytes(&self) -> usize {
         lock(&self.state).bytes
     }
@@ -181,6 +243,12 @@ impl Landing<'_> {
         *lock(&self.flight.landed) = Some(Landed::With(block));
     }
 
+    /// Whether nobody has begun another one in the place of an idle one.
+    fn is_current(&self) -> bool {
+        let state = lock(&self.cache.state);
+        state.flights.get(&self.index).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight))
+    }
+
     /// Whether somebody waits: besides us and the table of flights.
     fn is_awaited(&self) -> bool {
         Arc::strong_count(&self.flight) > 2
@@ -189,7 +257,12 @@ impl Landing<'_> {
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
-        lock(&self.cache.state).flights.remove(&self.index);
+        {
+            let mut state = lock(&self.cache.state);
+            if state.flights.get(&self.index).is_some_and(|it| Arc::ptr_eq(it, &self.flight)) {
+                state.flights.remove(&self.index);
+            }
+        }
         lock(&self.flight.landed).get_or_insert(Landed::Empty);
         self.flight.changed.notify_all();
     }
@@ -201,12 +274,12 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn block(len: usize) -> Block {
-        Block::new(vec![1; len].into())
+        Pool::new(len).block(len, |_| Ok::<_, Error>(())).unwrap()
     }
 
     #[test]
     fn the_oldest_bytes_go_first() {
-        let cache = Cache::new(100);
+        let cache = Cache::new(100, 128);
         for index in 0..4 {
             cache.get(BlockIndex(index), || Ok(block(40))).unwrap();
         }
@@ -219,8 +292,36 @@ mod tests {
     }
 
     #[test]
+    fn what_was_used_to_the_end_goes() {
+        let cache = Cache::new(1000, 40);
+        cache.get(BlockIndex(1), || Ok(block(40))).unwrap();
+        cache.used(BlockIndex(1), 30);
+        assert!(cache.has(BlockIndex(1)));
+        cache.used(BlockIndex(1), 10);
+        cache.used(BlockIndex(2), 10);
+        assert!(!cache.has(BlockIndex(1)));
+        assert_eq!(cache.bytes(), 0);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_made_in_idle_time() {
+        let cache = Cache::new(1000, 10);
+        let made = || {
+            // Somebody asks meanwhile, and is not kept waiting.
+            let (found, hit) = cache.get(BlockIndex(1), || Ok(block(10))).unwrap();
+            assert_eq!((found.len(), hit), (10, false));
+            Ok(block(10))
+        };
+        cache.get_in_idle_time(BlockIndex(1), made).unwrap();
+        assert_eq!(cache.bytes(), 10, "and it is kept once");
+        cache.get_in_idle_time(BlockIndex(1), || panic!("it is here")).unwrap();
+        assert!(cache.get_in_idle_time(BlockIndex(2), || Err(Error::NotFound)).is_err());
+        assert!(!cache.get(BlockIndex(2), || Ok(block(1))).unwrap().1);
+    }
+
+    #[test]
     fn many_who_ask_cause_one_expansion() {
-        let cache = Cache::new(1000);
+        let cache = Cache::new(1000, 128);
         let made = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -239,7 +340,7 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_is_still_made_once() {
-        let cache = Cache::new(0);
+        let cache = Cache::new(0, 128);
         let made = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -261,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_not_kept_and_blocks_nobody() {
-        let cache = Cache::new(1000);
+        let cache = Cache::new(1000, 128);
         assert!(cache.get(BlockIndex(0), || Err(Error::NotFound)).is_err());
         assert!(cache.get(BlockIndex(0), || Ok(block(1))).is_ok());
     }
