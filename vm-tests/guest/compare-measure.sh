@@ -69,6 +69,8 @@ timestamp() { # timestamp PROPERTY [UNIT]: microseconds since the start of the k
 state=$(timeout 300 systemctl is-system-running --wait)
 processor boot
 server boot
+trace=/run/initramfs/ashlar/trace
+[[ ! -e $trace ]] || cp "$trace" "$here/trace"
 say "state $state"
 systemctl list-units --failed --plain --no-legend --no-pager | while read -r unit _; do say "unit $unit failed"; done
 started=$(timestamp UserspaceTimestampMonotonic)

@@ -57,6 +57,12 @@ pub(crate) fn copy_out(disk: &Path, what: &str, to: &Path) -> Result<()> {
     debugfs(disk, &format!("rdump \"{what}\" {}", to.display())).map(drop)
 }
 
+/// Copies a file of it to a path.
+pub(crate) fn copy_file_out(disk: &Path, what: &str, to: &Path) -> Result<()> {
+    debugfs(disk, &format!("dump \"{what}\" {}", to.display()))?;
+    if to.exists() { Ok(()) } else { failed(format!("there is no {what} on the data partition")) }
+}
+
 fn debugfs(disk: &Path, request: &str) -> Result<String> {
     run(Command::new("debugfs").args(["-R", request]).arg(disk).env("PATH", path()))
 }

@@ -14,6 +14,7 @@ mod machine;
 mod table;
 
 use std::fs;
+use std::path::PathBuf;
 
 use super::Case;
 use crate::bench::Bench;
@@ -36,8 +37,12 @@ const ROUNDS: u32 = 5;
 const GOAL: f64 = 0.95;
 /// Whose figures are 1.
 const BASE: &str = "erofs-verity";
-/// Ours.
+/// Ours, laid out by the trace of a boot, as a maker of images would.
 const OURS: &str = "ashlar";
+/// The same without a trace; it also is what the trace is recorded on.
+const UNTRACED: &str = "ashlar-untraced";
+/// The type of our file system.
+const OUR_TYPE: &str = "ashlar";
 /// A file system of the kernel, on which systemd is as well as on this machine it can be.
 const PEER: &str = "erofs";
 
@@ -53,7 +58,8 @@ struct Contestant {
 }
 
 const CONTESTANTS: &[Contestant] = &[
-    Contestant { name: OURS, shown: "Ashlar", file_system: "ashlar" },
+    Contestant { name: OURS, shown: "Ashlar", file_system: OUR_TYPE },
+    Contestant { name: UNTRACED, shown: "Ashlar, no boot trace", file_system: OUR_TYPE },
     Contestant { name: BASE, shown: "EROFS + dm-verity", file_system: "erofs" },
     Contestant { name: "squashfs-verity", shown: "squashfs + dm-verity", file_system: "squashfs" },
     Contestant { name: "erofs", shown: "EROFS", file_system: "erofs" },
@@ -70,6 +76,10 @@ fn compare(bench: &Bench<'_>) -> Result<()> {
     let chosen: Vec<&Contestant> = CONTESTANTS.iter().filter(chosen).collect();
 
     let images = Images::make(bench)?;
+    if chosen.iter().any(|contestant| contestant.name == OURS) {
+        let trace = trace(bench, &images)?;
+        images.order(&trace)?;
+    }
     let mut contests = Vec::new();
     for contestant in chosen {
         println!("{}: a first boot, not measured", contestant.shown);
@@ -101,6 +111,20 @@ fn compare(bench: &Bench<'_>) -> Result<()> {
     println!("\n{table}\n{} and {}", path.display(), json.display());
     health(&measured)?;
     goal(&measured)
+}
+
+/// What a boot reads and in which order; recorded once for a tree.
+fn trace(bench: &Bench<'_>, images: &Images) -> Result<PathBuf> {
+    let trace = images.place.join("trace");
+    if !trace.exists() {
+        println!("recording the trace of a boot");
+        let untraced = CONTESTANTS.iter().find(|contestant| contestant.name == UNTRACED);
+        let Some(untraced) = untraced else { return failed("nobody to record a trace of") };
+        let contest = Contest::new(bench, images, untraced)?;
+        contest.settle()?;
+        contest.record(&trace)?;
+    }
+    Ok(trace)
 }
 
 /// Holds that systemd is as well on ours as on [`PEER`], where both are measured: the same state, the same units that failed.

@@ -22,8 +22,6 @@ pub(super) struct Images {
     pub kernel: Kernel,
     /// From what, for all alike.
     pub initramfs: PathBuf,
-    /// Ashlar's image, signed.
-    pub ashlar: PathBuf,
     /// What will be read: names, and the digests of what is right.
     pub expected: Vec<(String, String)>,
 }
@@ -46,17 +44,19 @@ impl Images {
         let expected: Vec<_> =
             expected.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
 
-        let ashlar = own_image(&place)?;
+        own_image(&place, super::UNTRACED, None)?;
         let initramfs = bench.place.join("initramfs.cpio");
         pack(bench, &place)?.write(&initramfs)?;
-        Ok(Images { place, kernel, initramfs, ashlar, expected })
+        Ok(Images { place, kernel, initramfs, expected })
     }
 
-    /// The image of a name, and its size.
+    /// Makes Ashlar's image, laid out by a trace.
+    pub(super) fn order(&self, trace: &Path) -> Result<()> {
+        own_image(&self.place, super::OURS, Some(trace))
+    }
+
+    /// The image of a name.
     pub(super) fn image(&self, name: &str) -> PathBuf {
-        if name == super::OURS {
-            return self.ashlar.clone();
-        }
         self.place.join(format!("{name}.img"))
     }
 
@@ -96,34 +96,41 @@ fn script(bench: &Bench<'_>) -> Result<PathBuf> {
 /// Ashlar's block size: as large as EROFS's clusters, see `compare_images.sh`.
 pub(super) const BLOCK_SIZE: &str = "64K";
 
-/// Ashlar's image, signed; made anew when the tree or the builder is another one.
-fn own_image(place: &Path) -> Result<PathBuf> {
-    let (image, secret) = (place.join("ashlar.img"), place.join("maker"));
+/// Makes an image of Ashlar, signed; anew when the tree, the builder or the trace is another one.
+fn own_image(place: &Path, name: &str, trace: Option<&Path>) -> Result<()> {
+    let (image, secret) = (place.join(format!("{name}.img")), place.join("maker"));
     let level = std::env::var("ASHLAR_COMPARE_LEVEL").map(|level| format!("zstd,{level}"));
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(place);
     let recipe = run(Command::new("sh")
-        .args(["-c", "find mkimage/src src/format -type f | LC_ALL=C sort | xargs cat | sha256sum"])
+        .args([
+            "-c",
+            r#"find mkimage/src src/format "$@" -type f | LC_ALL=C sort | xargs cat | sha256sum"#,
+        ])
+        .arg("sh")
+        .args(trace)
         .current_dir(top))?;
     let recipe = format!("{recipe}{} {BLOCK_SIZE}", level.as_deref().unwrap_or_default());
     let made = image.with_extension("made");
     if fs::read_to_string(&made).is_ok_and(|of| of == recipe) {
-        return Ok(image);
+        return Ok(());
     }
-    for old in [&made, &image, &secret, &secret.with_extension("pub")] {
-        drop(fs::remove_file(old));
+    drop(fs::remove_file(&made));
+    if !secret.exists() {
+        keys::generate(&secret)?;
     }
-    keys::generate(&secret)?;
     let mut words: Vec<OsString> = vec!["mkimage".into(), "--quiet".into(), "--sign-key".into()];
     words.push(secret.into_os_string());
     words.extend(["-b", BLOCK_SIZE].map(Into::into));
+    if let Some(trace) = trace {
+        words.extend(["--order".into(), trace.into()]);
+    }
     if let Ok(level) = level {
         words.extend(["-z".into(), level.into()]);
     }
     words.extend([place.join("tree").into_os_string(), image.clone().into_os_string()]);
     ashlarfs_mkimage::run(words)
         .map_err(|failure| Stop::Failed(format!("mkimage: {}", failure.message)))?;
-    fs::write(&made, recipe).doing("cannot write a file")?;
-    Ok(image)
+    fs::write(&made, recipe).doing("cannot write a file")
 }
 
 /// One initramfs for all, so that it costs all the same.
@@ -176,8 +183,9 @@ pub(super) fn data_partition(bench: &Bench<'_>, images: &Images, name: &str) -> 
     crate::disk::program(&helper.join("measure"), measure)?;
     fs::write(helper.join("walk"), include_bytes!("../../../guest/compare-walk.sh"))
         .doing("cannot write a file")?;
-    if name == super::OURS {
-        fs::copy(&images.ashlar, data.join("images/root.img")).doing("cannot copy the image")?;
+    if name == super::OURS || name == super::UNTRACED {
+        fs::copy(images.image(name), data.join("images/root.img"))
+            .doing("cannot copy the image")?;
     }
     let disk = place.join("data.img");
     crate::disk::make(&data, &disk, "2G")?;

@@ -38,7 +38,17 @@ impl<'a> Contest<'a> {
 
     /// The first boot, in which systemd makes what it makes once.
     pub(super) fn settle(&self) -> Result<()> {
-        let console = self.boot(&self.data, "settle")?;
+        self.settle_with("")
+    }
+
+    /// A boot whose reads are written down.
+    pub(super) fn record(&self, trace: &Path) -> Result<()> {
+        self.settle_with("ashlar.trace")?;
+        crate::disk::copy_file_out(&self.data, "/var/lib/ashlar-vm/trace", trace)
+    }
+
+    fn settle_with(&self, words: &str) -> Result<()> {
+        let console = self.boot(&self.data, "settle", words)?;
         console.ended_well()?.spoke("figures end")?;
         crate::disk::check(&self.data)
     }
@@ -49,7 +59,8 @@ impl<'a> Contest<'a> {
         run(Command::new("cp").arg("--sparse=always").arg(&self.data).arg(&data))?;
         let (what, before) = (std::env::var("ASHLAR_COMPARE_WHAT"), cpu_ms()?);
         let what = what.as_deref().unwrap_or("measure");
-        let console = self.boot(&data, what)?;
+        let words = std::env::var("ASHLAR_COMPARE_WORDS").unwrap_or_default();
+        let console = self.boot(&data, what, &words)?;
         let cpu_ms = cpu_ms()?.saturating_sub(before);
         console.ended_well()?.spoke("figures end")?;
         for (name, digest) in &self.images.expected {
@@ -63,15 +74,15 @@ impl<'a> Contest<'a> {
         Ok(figures)
     }
 
-    fn boot(&self, data: &Path, what: &str) -> Result<Console> {
+    /// `words` are for the command line of ours.
+    fn boot(&self, data: &Path, what: &str, words: &str) -> Result<Console> {
         let name = self.contestant.name;
         let mut append = format!("quiet vm.compare={what} vm.root={}", self.contestant.file_system);
         if let Some(verity) = self.images.verity(name)? {
             append.push_str(&format!(" vm.verity={verity}"));
         }
-        let is_ours = name == super::OURS;
+        let is_ours = self.contestant.file_system == super::OUR_TYPE;
         if is_ours {
-            let words = std::env::var("ASHLAR_COMPARE_WORDS").unwrap_or_default();
             append.push_str(&format!(" ashlar=root.img {words}"));
         }
         let image = self.images.image(name);
