@@ -1,6 +1,6 @@
 """What does a boot read, in which order? A recorded trace, or a sample made from the tree by a fixed recipe.
 
-A trace is a file of lines `/path<TAB>offset<TAB>length`.
+A trace is what `ashlar mount --record-trace` writes: a head, then lines `OFFSET LENGTH /PATH`.
 """
 
 import fnmatch
@@ -10,6 +10,8 @@ from pathlib import Path
 from .trees import SEED
 
 Range = tuple[int, int, str]
+
+HEAD = "ashlar trace 1"
 
 WINDOW = 128 << 10
 # In the order a Debian machine comes up: the kernel's first program and what it links, its units, the devices,
@@ -28,18 +30,26 @@ def given(trace: Path, files: list[tuple[int, str]]) -> tuple[list[Range], str]:
     """What a recorded trace names; lines that name no regular file of this tree are counted, not followed."""
     known = {path for _, path in files}
     ranges, strange = [], 0
-    for number, line in enumerate(trace.read_text(errors="surrogateescape").splitlines(), start=1):
+    head, *lines = trace.read_text(errors="surrogateescape").split("\n")
+    if head != HEAD:
+        raise SystemExit(f"compare: {trace} is no trace: `ashlar mount --record-trace` writes them")
+    for number, line in enumerate(filter(None, lines), start=2):
         try:
-            path, offset, length = line.rsplit("\t", 2)
+            offset, length, path = line.split(" ", 2)
             one = (int(offset), int(length), path.lstrip("/"))
         except ValueError:
-            raise SystemExit(f"compare: {trace}:{number}: want /path<TAB>offset<TAB>length") from None
+            raise SystemExit(f"compare: {trace}:{number}: want OFFSET LENGTH /PATH") from None
         if one[2] in known:
             ranges.append(one)
         else:
             strange += 1
     left_out = f", {strange} lines name no regular file of the tree" if strange else ""
     return ranges, f"{trace.name}: {len(ranges)} ranges{left_out}"
+
+
+def text(ranges: list[Range]) -> str:
+    """The same as a trace, for `mkimage --order`."""
+    return "".join([f"{HEAD}\n", *(f"{offset} {length} /{path}\n" for offset, length, path in ranges)])
 
 
 def sample(files: list[tuple[int, str]]) -> tuple[list[Range], str]:

@@ -180,9 +180,11 @@ def reports_come_out(data: dict, missing: dict[str, str]) -> None:
 
 def traces_are_read(bench: Bench, directory: Path) -> None:
     trace = directory / "trace"
-    trace.write_text("/large\t0\t100\n/large\t4096\t8192\n/no such file\t0\t1\n")
+    trace.write_text("ashlar trace 1\n0 100 /large\n4096 8192 /large\n0 1 /no such file\n")
     ranges, said = boot_trace.given(trace, bench.plan.files)
     assert ranges == [(0, 100, "large"), (4096, 8192, "large")] and "1 lines name" in said, said
+    trace.write_text(boot_trace.text(ranges))
+    assert boot_trace.given(trace, bench.plan.files)[0] == ranges
 
 
 def main(directory: Path, result: Callable) -> None:

@@ -36,9 +36,13 @@ def binary(name: str) -> Path:
     return TARGET / BINARIES["profile"] / name
 
 
-def mkimage(block_size: str) -> Callable[[Path, Path], Command]:
-    return lambda tree, image: [binary("mkimage"), "-q", "-b", block_size, "-z", "zstd,19", "-j", str(THREADS),
+def mkimage(block_size: str, *options: str) -> Callable[[Path, Path], Command]:
+    return lambda tree, image: [binary("mkimage"), "-q", "-b", block_size, "-z", "zstd,19", "-j", str(THREADS), *options,
                                 tree, image]  # fmt: skip
+
+
+def mkimage_traced(tree: Path, image: Path) -> Command:
+    return mkimage("128K", "--order", str(image.parent / "boot.trace"))(tree, image)
 
 
 def serve_ashlar(*options: str) -> Callable[[Path, Path, str], Command]:
@@ -59,6 +63,7 @@ EROFS_ZSTD = mkfs_erofs("-zzstd,9", "-C65536")
 SYSTEMS = [
     System("ashlar", "Ashlar 128K", "ours", "ashlar-128k.img", mkimage("128K"), serve_ashlar()),
     System("ashlar64", "Ashlar 64K", "ours", "ashlar-64k.img", mkimage("64K"), serve_ashlar()),
+    System("ashlartraced", "Ashlar 128K, by the trace", "ours", "ashlar-traced.img", mkimage_traced, serve_ashlar()),
     System("ashlar8m", "Ashlar 128K, cachesize=8M", "ours", "ashlar-128k.img", mkimage("128K"),
            serve_ashlar("-o", "cachesize=8M")),
     System("erofs", "EROFS zstd", "kernel", "erofs-zstd.img", EROFS_ZSTD, kernel_type="erofs"),
@@ -75,7 +80,8 @@ SYSTEMS = [
 
 # What exactly each name above stands for, told once below the tables.
 OPTIONS = (
-    "Ashlar: zstd-19, every block verified, defaults unless said. EROFS zstd: zstd,9 -C65536. EROFS lz4hc: lz4hc,9 "
+    "Ashlar: zstd-19, every block verified, defaults unless said; by the trace: laid out by the boot trace that is replayed, "
+    "whose blocks it expands ahead. EROFS zstd: zstd,9 -C65536. EROFS lz4hc: lz4hc,9 "
     "-C65536. squashfs: zstd-19, 128K blocks. squashfuse_ll serves the squashfs image, erofsfuse the EROFS zstd one. "
     "Only Ashlar verifies."
 )
@@ -92,11 +98,12 @@ class Built:
 
 
 def build_key(command: Command, tree_answer: str) -> str:
-    """Two builds with one key make one image: the same words by the same builder, of a tree that reads the same."""
+    """Two builds with one key make one image: the same words by the same builder, of a tree and a trace that read the same."""
     builder = str(shutil.which(command[0]) or "")
     with contextlib.suppress(OSError), open(builder, "rb") as file:
         builder += hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(repr((words(command), builder, tree_answer)).encode()).hexdigest()
+    traces = [Path(word).read_bytes() for word in words(command) if word.endswith(".trace")]
+    return hashlib.sha256(repr((words(command), builder, traces, tree_answer)).encode()).hexdigest()
 
 
 def build(command: Command, image: Path, key: str) -> Built:

@@ -120,6 +120,7 @@ class Plan:
         self.write("programs", [(0, 0, path) for path in dice.sample(binaries, min(len(binaries), PROGRAMS))])
         ranges, self.trace = boot_trace.given(trace, self.files) if trace else boot_trace.sample(self.files)
         self.write("boot", ranges)
+        (work / "boot.trace").write_text(boot_trace.text(ranges), errors="surrogateescape")
         self.subtree, self.no_subtree = choose_subtree(self.files)
 
     def write(self, name: str, lines: list[tuple[int, int, str]]) -> None:
