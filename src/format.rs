@@ -14,6 +14,7 @@ pub mod name;
 pub mod prefetch;
 pub mod run;
 pub mod superblock;
+pub mod trace;
 pub mod trailer;
 pub mod xattr;
 

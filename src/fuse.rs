@@ -177,6 +177,12 @@ impl Server {
         }
     }
 
+    fn note_read(&self, ino: INodeNo, offset: u64, len: usize) {
+        if let (Some(recorder), Ok(index)) = (&self.recorder, inode_index(ino)) {
+            recorder.read(index, offset, u64_from_usize(len));
+        }
+    }
+
     /// Adds entries of a directory from number `offset` on (0 is ".", 1 is "..") until `add` says that it is full. `add`
     /// takes the number of the next entry, the name and the attributes.
     ///
@@ -340,15 +346,11 @@ impl Filesystem for Server {
                 }
                 // All or nothing: the kernel takes a short answer for the end of the file and fills up with zeros.
                 let into = buf.get_mut(..len).unwrap_or_default();
-                let read = inode_index(ino).and_then(|index| {
-                    let len = self.tree.read_at(index, offset, into)?;
-                    if let Some(recorder) = &self.recorder {
-                        recorder.read(index, offset, u64_from_usize(len));
+                match inode_index(ino).and_then(|index| self.tree.read_at(index, offset, into)) {
+                    Ok(read_len) => {
+                        reply.data(into.get(..read_len).unwrap_or_default());
+                        self.note_read(ino, offset, read_len);
                     }
-                    Ok(len)
-                });
-                match read {
-                    Ok(read_len) => reply.data(into.get(..read_len).unwrap_or_default()),
                     Err(err) => reply.error(self.fail(Upcall::Read, ino, &err)),
                 }
             });

@@ -42,7 +42,6 @@ pub mod lint;
 pub mod manifest;
 pub mod state;
 pub mod store;
-pub mod trace;
 pub mod trust;
 pub mod verify;
 

@@ -12,10 +12,11 @@ pub mod proof;
 mod table;
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::ScopedJoinHandle;
+use std::thread::{Builder, ScopedJoinHandle};
 
 use crate::error::{Error, Result};
 use crate::format::defect::{Corrupt, Untrusted};
@@ -29,6 +30,7 @@ use crate::image::Source;
 use block::Block;
 use cache::Cache;
 use prefetch::Prefetch;
+use prefetch::idle::Idler;
 use prefetch::list::Listed;
 use proof::BlockKind;
 use table::Table;
@@ -249,12 +251,14 @@ impl Store {
     /// the store. No more of them wait for somebody who asks than fill three quarters of the cache.
     pub fn follow_list(self: &Arc<Self>, list: Vec<BlockIndex>) -> Result<()> {
         let waiting_max = self.blocks_in_cache().saturating_mul(3) / 4;
-        if list.is_empty() || waiting_max == 0 {
+        let mut named = HashSet::new();
+        let list: Vec<_> = list.into_iter().filter(|block| named.insert(*block)).collect();
+        // A second list changes nothing.
+        if list.is_empty() || waiting_max == 0 || self.listed.get().is_some() {
             return Ok(());
         }
         let listed = Listed::start(self, list, waiting_max)
             .map_err(|err| Error::io("cannot start the prefetch thread", err))?;
-        // A second list changes nothing.
         self.listed.set(listed).unwrap_or_default();
         Ok(())
     }
@@ -289,8 +293,11 @@ impl Store {
 
     /// Expands a block into the cache, unless somebody does it already. Nobody waits for this one: it may be interrupted for
     /// as long as there is something else to do.
-    fn get_in_idle_time(&self, block: BlockIndex) -> Result<()> {
-        self.data.get_in_idle_time(block, || self.expand_new(block))
+    fn get_in_idle_time(self: &Arc<Self>, block: BlockIndex, idler: &Idler) -> Result<()> {
+        let entry = self.entry(block)?;
+        let len = usize_from_u32(entry.content_len);
+        let expand = |content: &mut [u8]| idler.expand(self, block, entry, content);
+        self.data.get_in_idle_time(block, || self.data.pool().block(len, expand))
     }
 
     /// Finds blocks whole, on several threads: those that will be wanted soon are expanded into the cache, the others only
@@ -319,7 +326,9 @@ impl Store {
         // This thread is one of them. Two blocks are expanded in the time that it takes to start another.
         let others = workers.min(blocks.len() / 2).saturating_sub(1);
         std::thread::scope(|scope| {
-            let others: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
+            // One that cannot be started is done without.
+            let start = |_| Builder::new().name("prove".to_owned()).spawn_scoped(scope, work).ok();
+            let others: Vec<_> = (0..others).filter_map(start).collect();
             let join =
                 |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or(Err(Error::Invalid));
             others.into_iter().map(join).fold(work(), Result::and)
@@ -346,7 +355,8 @@ impl Store {
     /// not ask for it again, so the cache lets go of it, too.
     pub fn get_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
         self.note_listed(block);
-        let made = self.data.get_into(block, content, |content| self.expand_into(block, content));
+        let expand = |content: &mut [u8]| self.expand_into(block, content);
+        let made = self.cache(block).get_into(block, content, expand);
         if self.count_failure(made)? {
             self.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
         }
@@ -393,16 +403,19 @@ impl Store {
         with_stored(&entry, |stored| self.read_stored(block, &entry, stored))
     }
 
-    /// The one place where bytes become trusted: copy, hash, then use.
     fn expand_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
-        let entry = self.entry(block)?;
+        self.expand_entry(block, &self.entry(block)?, content)
+    }
+
+    /// The one place where bytes become trusted: copy, hash, then use.
+    fn expand_entry(&self, block: BlockIndex, entry: &Entry, content: &mut [u8]) -> Result<()> {
         if u32_from_usize(content.len()) != entry.content_len {
             return Err(Error::Invalid);
         }
         match entry.codec {
-            Codec::None => self.read_stored(block, &entry, content),
-            Codec::Zstd => with_stored(&entry, |stored| {
-                self.read_stored(block, &entry, stored)?;
+            Codec::None => self.read_stored(block, entry, content),
+            Codec::Zstd => with_stored(entry, |stored| {
+                self.read_stored(block, entry, stored)?;
                 expand::expand(stored, content, block)?;
                 Ok(())
             }),

@@ -44,6 +44,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
 ];
 
+/// Where unsafe code may be: the memory map, and a system call without a safe wrapper.
+const UNSAFE: [&str; 2] = ["src/image/map.rs", "src/store/prefetch/idle.rs"];
+
 /// Outside crates that only one file or room may name.
 const ONLY_IN: &[(&str, &[&str])] = &[
     (
@@ -58,7 +61,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("zstd", &["src/store/expand.rs"]),
     ("lru", &["src/store/cache.rs", "src/store/table.rs"]),
     ("memmap2", &["src/image/map.rs"]),
-    ("libc", &["src/image/map.rs"]),
+    ("libc", &UNSAFE),
     ("minisign_verify", &["src/trust.rs"]),
     ("fuser", &["src/fuse"]),
     ("clap", &["src/cli"]),
@@ -165,14 +168,14 @@ fn outside_crates_have_their_place() {
 }
 
 #[test]
-fn unsafe_is_in_one_file() {
+fn unsafe_is_where_it_is_argued() {
     for path in sources("src").into_iter().chain(sources("mkimage/src")) {
         let (shown, lines) = code(&path);
         let found = lines
             .iter()
             .find(|(_, line)| line.contains("unsafe ") || line.contains("allow(unsafe_code"));
         assert!(
-            found.is_none() || shown == "src/image/map.rs",
+            found.is_none() || UNSAFE.contains(&shown.as_str()),
             "{shown}:{} is unsafe",
             found.unwrap().0
         );

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ashlarfs::format::superblock::LABEL_LEN;
+use ashlarfs::format::trace;
 use ashlarfs::format::{BLOCK_BITS_MAX, BLOCK_BITS_MIN};
 use ashlarfs::lint::{Finding, Severity};
-use ashlarfs::trace;
 use clap::Parser;
 
 use crate::Failure;
@@ -121,7 +121,7 @@ struct Cli {
     )]
     image_version: u64,
     /// Order in which content lies: `path`, or a file with a path a line, what is read first first; or a trace of
-    /// `ashlar mount --record-trace`. What it names is listed in the image, and expanded ahead of those who read
+    /// `ashlar mount --record-trace`, whose pieces are listed in the image, too, and expanded ahead of those who read
     #[arg(long, value_name = "path|FILE", default_value = "path", help_heading = "Image")]
     order: PathBuf,
     /// Older image whose stored blocks are taken where content is equal
@@ -364,8 +364,8 @@ fn workers(asked: Option<NonZeroUsize>) -> usize {
     asked.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
 }
 
-/// What an order file wants first: the pieces of a trace; or whole files by their paths, in lines, or ended by zero bytes when
-/// there are any.
+/// What an order file wants first: the pieces of a trace; or files by their paths, in lines, or ended by zero bytes when there are
+/// any. Paths alone say how content shall lie, and not what will be wanted.
 fn read_order(order: &Path) -> Result<Vec<Wanted>, Failure> {
     if order.as_os_str() == "path" {
         return Ok(Vec::new());
@@ -391,7 +391,7 @@ fn read_order(order: &Path) -> Result<Vec<Wanted>, Failure> {
     }
     let end = if text.contains(&0) { 0 } else { b'\n' };
     let paths = text.split(|byte| *byte == end).map(clean).filter(|path| !path.is_empty());
-    Ok(paths.map(|path| Wanted { path, piece: 0..u64::MAX }).collect())
+    Ok(paths.map(|path| Wanted { path, piece: 0..0 }).collect())
 }
 
 fn tmpdir(cli: &Cli) -> PathBuf {

@@ -140,15 +140,17 @@ fn root_alone(stack: Stack<'_>) -> Option<Stack<'_>> {
     (!above.is_empty()).then_some(Stack(root))
 }
 
-/// Finds a file whole, and what it names. Of an image with a prefetch list, what is not on it is only hashed: it would be
-/// expanded for nobody.
+/// Finds a file whole, and what it names. Of an image with a prefetch list, what is not on it is only hashed, but for what names
+/// are read from: it would be expanded for nobody. That it can be expanded, its builder has seen.
 fn prove(file: &Layer<'_>, listed: &HashSet<BlockIndex>) -> Result<Named> {
     let reader = file.tree.file_of(file.index, &file.inode)?.keeping();
     let store = file.tree.store();
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let is_wanted = |block: BlockIndex| listed.is_empty() || listed.contains(&block);
     for extent in reader.extents() {
-        let mut blocks = extent?.place.blocks();
+        let extent = extent?;
+        reader.check(&extent)?;
+        let mut blocks = extent.place.blocks();
         while !blocks.is_empty() {
             let batch = blocks.start..blocks.end.min(blocks.start.saturating_add(BATCH));
             blocks.start = batch.end;

@@ -180,7 +180,8 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         allow_other: mount_options.allow_other,
     };
     let mut work = work(&args.image, &tree, &options, mount_options);
-    work.recorder = args.record_trace.as_deref().map(recorder).transpose()?;
+    let trace = args.record_trace.as_deref();
+    work.recorder = trace.map(|path| recorder(path, &args.image)).transpose()?;
     // Before there are threads, so that all of them leave these signals to one.
     let signals = block_signals()?;
     if args.detached {
@@ -261,7 +262,16 @@ fn work(image: &Path, tree: &Tree, options: &Options, mount_options: &MountOptio
     }
 }
 
-fn recorder(path: &Path) -> Result<Recorder, Failure> {
+fn recorder(path: &Path, image: &Path) -> Result<Recorder, Failure> {
+    let is_image =
+        path.canonicalize().is_ok_and(|it| image.canonicalize().is_ok_and(|image| it == image));
+    if is_image || path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        let what = if is_image { "the image itself" } else { "no regular file" };
+        return Err(Failure::new(format!(
+            "cannot write the trace {}: it is {what}",
+            path.display()
+        )));
+    }
     let recorder = File::create(path).and_then(|out| Recorder::start(out, TRACE_LEN_MAX));
     recorder
         .map_err(|err| Failure::new(format!("cannot write the trace {}: {err}", path.display())))

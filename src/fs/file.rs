@@ -119,6 +119,39 @@ impl FileReader<'_> {
         Ok(len)
     }
 
+    /// Holds what an extent says of its blocks against what these are, as reading does (S-54, S-55).
+    pub fn check(&self, extent: &Extent) -> Result<()> {
+        match extent.place {
+            Place::Hole => Ok(()),
+            Place::Blocks { .. } => {
+                extent.place.blocks().try_for_each(|block| self.check_full(BlockIndex(block)))
+            }
+            Place::Tail { block, at } => self.check_tail(block, at).map(drop),
+        }
+    }
+
+    /// A block that a run names is a full one.
+    fn check_full(&self, block: BlockIndex) -> Result<()> {
+        let content_len = self.tree.store().entry(block)?.content_len;
+        if content_len == self.tree.superblock().block_size() {
+            return Ok(());
+        }
+        Err(Corrupt::RunBlockLength { inode: self.index, block, content_len }.into())
+    }
+
+    /// A tail is inside of a data block, whose length is returned.
+    fn check_tail(&self, block: BlockIndex, at: u32) -> Result<u64> {
+        let wrong = Corrupt::Tail { inode: self.index, block: block.0, at };
+        if block.0 >= self.tree.superblock().data_block_count {
+            return Err(wrong.into());
+        }
+        let content_len = u64::from(self.tree.store().entry(block)?.content_len);
+        if u64::from(at).saturating_add(self.tail.len.into()) > content_len {
+            return Err(wrong.into());
+        }
+        Ok(content_len)
+    }
+
     /// Where data starts at or after `offset`; `None` when there is none up to the end (`SEEK_DATA`).
     pub fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
         let mut at = offset;
@@ -211,12 +244,7 @@ impl FileReader<'_> {
         while !rest.is_empty() {
             let nth = u32_from_u64(at.checked_shr(bits).unwrap_or(0));
             let block = BlockIndex(first.0.saturating_add(nth));
-            let content_len = store.entry(block)?.content_len;
-            if content_len != block_size {
-                return Err(
-                    Corrupt::RunBlockLength { inode: self.index, block, content_len }.into()
-                );
-            }
+            self.check_full(block)?;
             let start = usize_from_u64(at.checked_rem(block_size.into()).unwrap_or(0));
             let here = usize_from_u32(block_size).saturating_sub(start).min(rest.len());
             let (piece, after) = rest.split_at_mut_checked(here).ok_or(Error::Invalid)?;
@@ -238,20 +266,13 @@ impl FileReader<'_> {
     }
 
     fn read_tail(&self, block: BlockIndex, at: u32, skip: u64, buf: &mut [u8]) -> Result<()> {
-        let wrong = Corrupt::Tail { inode: self.index, block: block.0, at };
-        if block.0 >= self.tree.superblock().data_block_count {
-            return Err(wrong.into());
-        }
-        let content_len = u64::from(self.tree.store().entry(block)?.content_len);
-        if u64::from(at).saturating_add(self.tail.len.into()) > content_len {
-            return Err(wrong.into());
-        }
+        let content_len = self.check_tail(block, at)?;
         if u64_from_usize(buf.len()) == content_len && !self.keeps {
             return self.tree.store().get_into(block, buf);
         }
         let content = self.tree.store().get(block)?;
         let start = usize_from_u32(at).saturating_add(usize_from_u64(skip));
-        let from = content.get(start..start.saturating_add(buf.len())).ok_or(wrong)?;
+        let from = content.get(start..start.saturating_add(buf.len())).ok_or(Error::Invalid)?;
         buf.copy_from_slice(from);
         if !self.keeps {
             self.tree.store().used(block, buf.len());

@@ -9,7 +9,12 @@ use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
 use crate::format::index::InodeIndex;
-use crate::trace::{self, Piece};
+use crate::format::trace::{self, Piece};
+
+/// Bytes that names may take in memory: those of a hundred thousand files. A boot looks up a few thousand.
+const NAMES_BYTES_MAX: usize = 8 << 20;
+/// What a name takes besides its own length.
+const NAME_COST: usize = 48;
 
 /// Writes a trace.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ struct State {
     left: usize,
     /// Of each inode that was looked up, the directory and the name.
     names: HashMap<InodeIndex, (InodeIndex, Box<[u8]>)>,
+    /// Bytes that names may still take.
+    names_left: usize,
 }
 
 impl Recorder {
@@ -30,16 +37,23 @@ impl Recorder {
     pub fn start(mut out: File, bytes_max: usize) -> io::Result<Self> {
         out.write_all(trace::HEAD)?;
         let left = bytes_max.saturating_sub(trace::HEAD.len());
-        let state = State { out: Some(out), left, names: HashMap::new() };
+        let state =
+            State { out: Some(out), left, names: HashMap::new(), names_left: NAMES_BYTES_MAX };
         Ok(Recorder(Mutex::new(state)))
     }
 
     /// An inode has a name.
     pub(super) fn name(&self, directory: InodeIndex, name: &[u8], inode: InodeIndex) {
         let mut state = self.state();
-        if state.out.is_some() && !matches!(name, b"." | b"..") {
-            state.names.entry(inode).or_insert_with(|| (directory, name.into()));
+        if state.out.is_none() || matches!(name, b"." | b"..") || state.names.contains_key(&inode) {
+            return;
         }
+        let Some(left) = state.names_left.checked_sub(name.len().saturating_add(NAME_COST)) else {
+            tracing::warn!("the trace of reads ends here: too many files were looked up");
+            return state.end();
+        };
+        state.names_left = left;
+        state.names.insert(inode, (directory, name.into()));
     }
 
     /// A piece of a file was read.

@@ -7,7 +7,7 @@
 //! caught like any other wrong byte: what is copied out is hashed.
 #![allow(
     unsafe_code,
-    reason = "the only file with unsafe code; each block says what it needs and who promises it"
+    reason = "nearly all unsafe code is here; each block says what it needs and who promises it"
 )]
 
 use std::fs::File;

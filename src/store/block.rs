@@ -20,14 +20,14 @@ struct Content {
 #[derive(Debug)]
 pub(super) struct Pool {
     buf_len: usize,
-    /// Never more than there were blocks at one time.
+    free_max: usize,
     free: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Pool {
-    /// A pool of buffers of `buf_len` bytes.
-    pub(super) fn new(buf_len: usize) -> Arc<Self> {
-        Arc::new(Pool { buf_len, free: Mutex::new(Vec::new()) })
+    /// A pool of buffers of `buf_len` bytes, which keeps up to `free_max` of those that are not in use.
+    pub(super) fn new(buf_len: usize, free_max: usize) -> Arc<Self> {
+        Arc::new(Pool { buf_len, free_max, free: Mutex::new(Vec::new()) })
     }
 
     /// A block of `len` bytes, which `fill` puts there: it is given them as they were left, and all of them are its to fill.
@@ -37,7 +37,9 @@ impl Pool {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Block, E> {
-        let buf = self.free().pop().unwrap_or_else(|| vec![0; self.buf_len]);
+        // Not in one line: the lock would be held while the kernel gives memory.
+        let free = self.free().pop();
+        let buf = free.unwrap_or_else(|| vec![0; self.buf_len]);
         let len = len.min(buf.len());
         let mut content = Content { buf, len, pool: Arc::clone(self) };
         fill(content.buf.get_mut(..len).unwrap_or_default())?;
@@ -58,7 +60,11 @@ impl Block {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        self.pool.free().push(std::mem::take(&mut self.buf));
+        let buf = std::mem::take(&mut self.buf);
+        let mut free = self.pool.free();
+        if free.len() < self.pool.free_max {
+            free.push(buf);
+        }
     }
 }
 
@@ -76,7 +82,7 @@ mod tests {
 
     #[test]
     fn buffers_are_used_again() {
-        let pool = Pool::new(100);
+        let pool = Pool::new(100, 2);
         let filled = |len, with| {
             let fill = |buf: &mut [u8]| -> Result<(), ()> {
                 buf.fill(with);
@@ -93,5 +99,7 @@ mod tests {
         assert_eq!(filled(7, 4).as_ptr(), at);
         assert!(pool.block(5, |_| Err(())).is_err());
         assert_eq!(pool.free().len(), 2);
+        drop(two);
+        assert_eq!(pool.free().len(), 2, "no more than that are kept");
     }
 }

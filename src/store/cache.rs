@@ -83,8 +83,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Cache {
     /// A cache that takes up to `bytes_max` bytes of memory, for blocks that have up to `block_len` bytes each.
     pub(super) fn new(bytes_max: usize, block_len: usize) -> Self {
+        // A quarter of the cache's memory, and some for those who expand right now.
+        let free_max = (bytes_max / 4).checked_div(block_len).unwrap_or(0).saturating_add(4);
         let state = State { blocks: LruCache::unbounded(), bytes: 0, flights: HashMap::new() };
-        Cache { bytes_max, pool: Pool::new(block_len), state: Mutex::new(state) }
+        Cache { bytes_max, pool: Pool::new(block_len, free_max), state: Mutex::new(state) }
     }
 
     /// The block, made with `make` by one of those who ask at the same time; `true` when it was here or another made it.
@@ -148,9 +150,11 @@ impl Cache {
             Begin::Ours(landing) => {
                 make(content)?;
                 if landing.is_awaited() {
-                    let copy = |buf: &mut [u8]| {
-                        buf.copy_from_slice(content);
-                        Ok::<_, Error>(())
+                    let copy = |buf: &mut [u8]| -> Result<()> {
+                        let from =
+                            content.get(..buf.len()).filter(|from| from.len() == content.len());
+                        buf.copy_from_slice(from.ok_or(Error::Invalid)?);
+                        Ok(())
                     };
                     landing.land(self.pool.block(content.len(), copy)?);
                 }
@@ -188,15 +192,21 @@ impl Cache {
         if block.memory() > self.bytes_max {
             return;
         }
+        // Dropped when the lock is let go.
+        let mut gone = Vec::new();
         let mut state = lock(&self.state);
         state.bytes = state.bytes.saturating_add(block.memory());
-        if let Some(old) = state.blocks.put(index, Kept { block: block.clone(), used: 0 }) {
+        let kept = Kept { block: block.clone(), used: 0 };
+        if let Some(old) = state.blocks.put(index, kept) {
             state.bytes = state.bytes.saturating_sub(old.block.memory());
+            gone.push(old);
         }
         while state.bytes > self.bytes_max {
-            let Some((_, gone)) = state.blocks.pop_lru() else { break };
-            state.bytes = state.bytes.saturating_sub(gone.block.memory());
+            let Some((_, oldest)) = state.blocks.pop_lru() else { break };
+            state.bytes = state.bytes.saturating_sub(oldest.block.memory());
+            gone.push(oldest);
         }
+        drop(state);
     }
 
     /// So many bytes of a block that is here were used; it goes when as many were as it has.
@@ -274,7 +284,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn block(len: usize) -> Block {
-        Pool::new(len).block(len, |_| Ok::<_, Error>(())).unwrap()
+        Pool::new(len, 0).block(len, |_| Ok::<_, Error>(())).unwrap()
     }
 
     #[test]
@@ -310,10 +320,12 @@ mod tests {
             // Somebody asks meanwhile, and is not kept waiting.
             let (found, hit) = cache.get(BlockIndex(1), || Ok(block(10))).unwrap();
             assert_eq!((found.len(), hit), (10, false));
+            cache.used(BlockIndex(1), 10);
             Ok(block(10))
         };
         cache.get_in_idle_time(BlockIndex(1), made).unwrap();
-        assert_eq!(cache.bytes(), 10, "and it is kept once");
+        assert!(!cache.has(BlockIndex(1)), "it was asked for and used meanwhile");
+        cache.get_in_idle_time(BlockIndex(1), || Ok(block(10))).unwrap();
         cache.get_in_idle_time(BlockIndex(1), || panic!("it is here")).unwrap();
         assert!(cache.get_in_idle_time(BlockIndex(2), || Err(Error::NotFound)).is_err());
         assert!(!cache.get(BlockIndex(2), || Ok(block(1))).unwrap().1);

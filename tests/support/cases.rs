@@ -529,9 +529,6 @@ impl Maker {
         edit("S-17-runs-unit", "corrupt SectionLength", "a piece of a run record", |raw| {
             edit64(raw, 0x78, |value| value - 1);
         });
-        edit("S-17-prefetch-unit", "corrupt SectionLength", "a piece of a record", |raw| {
-            put64(raw, 0x98, 3);
-        });
         edit("S-18-control", "corrupt Label", "a delete character", |raw| raw[0xa0] = 0x7f);
         edit("S-18-c1", "corrupt Label", "a control character outside of ASCII", |raw| {
             raw[0xa0..0xa2].copy_from_slice("\u{85}".as_bytes());
@@ -546,6 +543,17 @@ impl Maker {
     fn table(&mut self) {
         self.sealed("S-17-inodes-none", "corrupt SectionLength", "no inode", |draft| {
             draft.sections[0].clear()
+        });
+        self.sealed(
+            "S-17-prefetch-unit",
+            "corrupt SectionLength",
+            "a piece of a record",
+            |draft| {
+                draft.sections[5] = vec![0; 3];
+            },
+        );
+        self.sealed("S-17-prefetch-many", "corrupt SectionLength", "more than blocks", |draft| {
+            draft.list(&vec![0; draft.data.len() + 1]);
         });
         let data = self.tree.superblock().data_block_count as usize;
         self.entry_edit("S-23-codec", "corrupt Codec", "codec 2", |entries| entries[0][38] = 2);

@@ -3,15 +3,18 @@
 use std::io::{self, Read, Seek, SeekFrom};
 
 use elf::ElfStream;
-use elf::abi::{DT_NEEDED, DT_RPATH, DT_RUNPATH, PT_INTERP};
+use elf::abi::{DT_NEEDED, DT_NULL, DT_RPATH, DT_RUNPATH, PT_INTERP};
 use elf::endian::AnyEndian;
 use elf::parse::ParseError;
 
 use crate::format::field::{u64_from_usize, usize_from_u64};
 use crate::fs::file::FileReader;
 
-/// Longest program that is looked into; parts of it are held in memory.
-const LEN_MAX: u64 = 64 << 20;
+/// Longest program that is looked into. No table of it is longer, and four of them are held in memory.
+const LEN_MAX: u64 = 32 << 20;
+/// Most entries of a dynamic section that are looked at, and longest name; a program of systemd has some forty.
+const ENTRIES_MAX: usize = 1024;
+const NAME_MAX: usize = 4096;
 /// Longest first line of a script that the kernel reads (`BINPRM_BUF_SIZE`).
 const LINE_MAX: u64 = 256;
 
@@ -49,16 +52,22 @@ fn elf_names(content: impl Read + Seek) -> Result<Named, ParseError> {
     let mut named = Named::default();
     let segment = file.segments().iter().find(|segment| segment.p_type == PT_INTERP).copied();
     if let Some(segment) = segment {
-        let data = file.segment_data(&segment)?;
-        named.interpreter = data.split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
+        let data = file.segment_data(&segment).unwrap_or_default();
+        let name = data.split(|byte| *byte == 0).next();
+        named.interpreter =
+            name.filter(|it| (1..=NAME_MAX).contains(&it.len())).map(<[u8]>::to_vec);
     }
-    let dynamic = file.dynamic()?.map(|table| table.iter().collect()).unwrap_or_default();
-    let dynamic: Vec<_> = dynamic;
+    let Some(dynamic) = file.dynamic()? else { return Ok(named) };
+    let dynamic: Vec<_> =
+        dynamic.iter().take_while(|entry| entry.d_tag != DT_NULL).take(ENTRIES_MAX).collect();
     let Some((_, strings)) = file.dynamic_symbol_table()? else { return Ok(named) };
     for entry in dynamic {
-        let text = || strings.get_raw(usize_from_u64(entry.d_val())).map(<[u8]>::to_vec);
+        let text = || {
+            let text = strings.get_raw(usize_from_u64(entry.d_val())).ok();
+            text.filter(|text| text.len() <= NAME_MAX).map(<[u8]>::to_vec)
+        };
         match entry.d_tag {
-            DT_NEEDED => named.libraries.extend(text().ok()),
+            DT_NEEDED => named.libraries.extend(text()),
             DT_RPATH | DT_RUNPATH => {
                 let paths = text().unwrap_or_default();
                 named.search.extend(paths.split(|byte| *byte == b':').map(<[u8]>::to_vec));

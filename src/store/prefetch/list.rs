@@ -1,14 +1,14 @@
 //! Which blocks did the maker of the image see wanted first? They are expanded in that order while a processor idles, never
-//! more of them than the cache has room for.
+//! more of them than the cache has room for. Where nobody asks for that many of them, the rest of the list is left alone.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread;
 
 use super::super::Store;
-use super::idle::become_idle;
+use super::idle::Idler;
 use crate::format::field::usize_from_u32;
 use crate::format::index::BlockIndex;
 
@@ -50,8 +50,12 @@ impl Listed {
         let (used, woken) = sync_channel(1);
         let (store, theirs) = (Arc::downgrade(store), Arc::clone(&progress));
         thread::Builder::new().name("prefetch-list".into()).spawn(move || {
-            become_idle();
-            run(&store, &theirs, &woken, waiting_max);
+            match Idler::start() {
+                Ok(idler) => run(&store, &theirs, &woken, waiting_max, &idler),
+                Err(err) => {
+                    tracing::warn!("cannot start a thread, nothing is expanded ahead: {err}");
+                }
+            }
         })?;
         Ok(Listed { progress, places, used })
     }
@@ -62,18 +66,27 @@ impl Listed {
         let Some((_, state)) = self.progress.list.get(usize_from_u32(*place)) else { return };
         if state.swap(ASKED, Ordering::Relaxed) == EXPANDED {
             self.progress.waiting.fetch_sub(1, Ordering::Relaxed);
+            // Either the thread sees the new count, or this sees the channel empty.
+            fence(Ordering::SeqCst);
             // A full channel means that it will look anyway; a closed one that it is done.
             self.used.try_send(()).unwrap_or_default();
         }
     }
 }
 
-fn run(store: &Weak<Store>, progress: &Progress, woken: &Receiver<()>, waiting_max: u32) {
+fn run(
+    store: &Weak<Store>,
+    progress: &Progress,
+    woken: &Receiver<()>,
+    waiting_max: u32,
+    idler: &Idler,
+) {
     for (block, state) in &progress.list {
         while progress.waiting.load(Ordering::Relaxed) >= waiting_max {
             if woken.recv().is_err() {
                 return;
             }
+            fence(Ordering::SeqCst);
         }
         // Counted first: whoever asks meanwhile takes it off again.
         progress.waiting.fetch_add(1, Ordering::Relaxed);
@@ -83,7 +96,10 @@ fn run(store: &Weak<Store>, progress: &Progress, woken: &Receiver<()>, waiting_m
             continue;
         }
         let Some(store) = store.upgrade() else { return };
-        // A failure is nobody's yet: whoever asks for the block meets it again and is told.
-        drop(store.get_in_idle_time(*block));
+        let failed = store.get_in_idle_time(*block, idler).is_err();
+        // It is nobody's failure yet: whoever asks for the block meets it again and is told.
+        if failed && state.swap(ASKED, Ordering::Relaxed) == EXPANDED {
+            progress.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
