@@ -66,7 +66,7 @@ const UID_WITHHELD: u32 = u32::MAX;
 /// Largest request in bytes, unless the kernel shall read farther ahead; and at most. It bounds READ. The kernel clears memory
 /// for the pages of the largest request with each request that has pages, also with an ioctl that needs none (Linux 6.12,
 /// `fs/fuse/ioctl.c`), so it is no larger than it has to be.
-pub const REQUEST_LEN: std::ops::RangeInclusive<u32> = 128 << 10..=1 << 20;
+const REQUEST_LEN: std::ops::RangeInclusive<u32> = 128 << 10..=1 << 20;
 
 /// The extended attribute on the root directory that holds the root digest in hex. It is not listed, so that a copy of
 /// the tree equals the tree.
@@ -167,13 +167,13 @@ impl Server {
             _ => self.tree.lookup(directory, name)?,
         };
         let Some((index, inode)) = found else { return Ok(None) };
-        self.note_name(directory, name, index);
+        self.note_name(parent, name, index);
         Ok(Some(file_attr(&self.tree.attr_of(index, &inode)?)))
     }
 
-    fn note_name(&self, directory: InodeIndex, name: &[u8], inode: InodeIndex) {
-        if let Some(recorder) = &self.recorder {
-            recorder.name(directory, name, inode);
+    fn note_name(&self, parent: INodeNo, name: &[u8], child: InodeIndex) {
+        if let (Some(recorder), Ok(directory)) = (&self.recorder, inode_index(parent)) {
+            recorder.name(directory, name, child);
         }
     }
 
@@ -348,8 +348,11 @@ impl Filesystem for Server {
                 let into = buf.get_mut(..len).unwrap_or_default();
                 match inode_index(ino).and_then(|index| self.tree.read_at(index, offset, into)) {
                     Ok(read_len) => {
-                        reply.data(into.get(..read_len).unwrap_or_default());
                         self.note_read(ino, offset, read_len);
+                        reply.data(into.get(..read_len).unwrap_or_default());
+                        if let Some(recorder) = &self.recorder {
+                            recorder.flush();
+                        }
                     }
                     Err(err) => reply.error(self.fail(Upcall::Read, ino, &err)),
                 }
@@ -386,9 +389,7 @@ impl Filesystem for Server {
     ) {
         self.guard(Upcall::Readdirplus, ino, || {
             let listed = self.list(ino, offset, |next, name, attr| {
-                if let Ok(directory) = inode_index(ino) {
-                    self.note_name(directory, name.as_bytes(), attr.index);
-                }
+                self.note_name(ino, name.as_bytes(), attr.index);
                 let attr = file_attr(attr);
                 reply.add(attr.ino, next, name, &ttl(), &attr, Generation(0))
             });

@@ -7,16 +7,15 @@
 pub mod block;
 mod cache;
 mod expand;
+pub(crate) mod parallel;
 mod prefetch;
 pub mod proof;
 mod table;
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::{Builder, ScopedJoinHandle};
 
 use crate::error::{Error, Result};
 use crate::format::defect::{Corrupt, Untrusted};
@@ -29,6 +28,7 @@ use crate::format::trailer;
 use crate::image::Source;
 use block::Block;
 use cache::Cache;
+use parallel::on_threads;
 use prefetch::Prefetch;
 use prefetch::idle::Idler;
 use prefetch::list::Listed;
@@ -87,6 +87,15 @@ fn with_stored<T>(entry: &Entry, work: impl FnOnce(&mut [u8]) -> Result<T>) -> R
         }
         work(scratch.get_mut(..len).ok_or(Error::Invalid)?)
     })
+}
+
+/// Copies content to where it is wanted; both must be equally long.
+fn copy(from: &[u8], to: &mut [u8]) -> Result<()> {
+    if from.len() != to.len() {
+        return Err(Error::Invalid);
+    }
+    to.copy_from_slice(from);
+    Ok(())
 }
 
 /// Reads `len` bytes at `offset` into private memory.
@@ -251,8 +260,6 @@ impl Store {
     /// the store. No more of them wait for somebody who asks than fill three quarters of the cache.
     pub fn follow_list(self: &Arc<Self>, list: Vec<BlockIndex>) -> Result<()> {
         let waiting_max = self.blocks_in_cache().saturating_mul(3) / 4;
-        let mut named = HashSet::new();
-        let list: Vec<_> = list.into_iter().filter(|block| named.insert(*block)).collect();
         // A second list changes nothing.
         if list.is_empty() || waiting_max == 0 || self.listed.get().is_some() {
             return Ok(());
@@ -294,10 +301,8 @@ impl Store {
     /// Expands a block into the cache, unless somebody does it already. Nobody waits for this one: it may be interrupted for
     /// as long as there is something else to do.
     fn get_in_idle_time(self: &Arc<Self>, block: BlockIndex, idler: &Idler) -> Result<()> {
-        let entry = self.entry(block)?;
-        let len = usize_from_u32(entry.content_len);
-        let expand = |content: &mut [u8]| idler.expand(self, block, entry, content);
-        self.data.get_in_idle_time(block, || self.data.pool().block(len, expand))
+        let expand = |entry: &Entry, content: &mut [u8]| idler.expand(self, block, *entry, content);
+        self.data.get_in_idle_time(block, || self.new_block(block, expand))
     }
 
     /// Finds blocks whole, on several threads: those that will be wanted soon are expanded into the cache, the others only
@@ -315,24 +320,15 @@ impl Store {
                 if block.0 >= blocks.end {
                     return Ok(());
                 }
-                let proved = if is_wanted(block) {
-                    self.count_failure(self.get_ahead(block))
-                } else {
-                    self.count_failure(self.check(block))
-                };
+                let proved =
+                    if is_wanted(block) { self.get_ahead(block) } else { self.check(block) };
+                let proved = self.count_failure(proved);
                 proved.inspect_err(|_| next.store(blocks.end, Ordering::Relaxed))?;
             }
         };
-        // This thread is one of them. Two blocks are expanded in the time that it takes to start another.
-        let others = workers.min(blocks.len() / 2).saturating_sub(1);
-        std::thread::scope(|scope| {
-            // One that cannot be started is done without.
-            let start = |_| Builder::new().name("prove".to_owned()).spawn_scoped(scope, work).ok();
-            let others: Vec<_> = (0..others).filter_map(start).collect();
-            let join =
-                |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or(Err(Error::Invalid));
-            others.into_iter().map(join).fold(work(), Result::and)
-        })
+        // Two blocks are expanded in the time that it takes to start a thread.
+        let done = on_threads(workers.min(blocks.len() / 2), work);
+        done.into_iter().try_for_each(|done| done.unwrap_or(Err(Error::Invalid)))
     }
 
     /// Expands a block into the cache for a reader who will most likely ask for it next.
@@ -355,7 +351,7 @@ impl Store {
     /// not ask for it again, so the cache lets go of it, too.
     pub fn get_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
         self.note_listed(block);
-        let expand = |content: &mut [u8]| self.expand_into(block, content);
+        let expand = |content: &mut [u8]| self.expand_into(block, &self.entry(block)?, content);
         let made = self.cache(block).get_into(block, content, expand);
         if self.count_failure(made)? {
             self.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
@@ -391,10 +387,18 @@ impl Store {
     }
 
     fn expand_new(&self, block: BlockIndex) -> Result<Block> {
+        self.new_block(block, |entry, content| self.expand_into(block, entry, content))
+    }
+
+    /// A block in memory of its cache, where `expand` puts its content.
+    fn new_block(
+        &self,
+        block: BlockIndex,
+        expand: impl FnOnce(&Entry, &mut [u8]) -> Result<()>,
+    ) -> Result<Block> {
         let entry = self.entry(block)?;
-        let cache = self.cache(block);
         let len = usize_from_u32(entry.content_len);
-        cache.pool().block(len, |content| self.expand_into(block, content))
+        self.cache(block).pool().block(len, |content| expand(&entry, content))
     }
 
     /// Finds a block's stored bytes true.
@@ -403,12 +407,8 @@ impl Store {
         with_stored(&entry, |stored| self.read_stored(block, &entry, stored))
     }
 
-    fn expand_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
-        self.expand_entry(block, &self.entry(block)?, content)
-    }
-
     /// The one place where bytes become trusted: copy, hash, then use.
-    fn expand_entry(&self, block: BlockIndex, entry: &Entry, content: &mut [u8]) -> Result<()> {
+    fn expand_into(&self, block: BlockIndex, entry: &Entry, content: &mut [u8]) -> Result<()> {
         if u32_from_usize(content.len()) != entry.content_len {
             return Err(Error::Invalid);
         }

@@ -46,14 +46,13 @@ fn follow(tree: &Tree, list: impl IntoIterator<Item = u32>) {
 
 /// Waits until so many blocks were found true, and a little longer, for there shall be no more.
 fn settles_at(tree: &Tree, blocks: u64) {
-    let verified = || tree.store().counters().blocks_verified.load(Ordering::Relaxed);
     let begin = Instant::now();
-    while verified() < blocks {
-        assert!(begin.elapsed() < Duration::from_mins(1), "{} of {blocks}", verified());
+    while verified(tree) < blocks {
+        assert!(begin.elapsed() < Duration::from_mins(1), "{} of {blocks}", verified(tree));
         thread::sleep(Duration::from_millis(1));
     }
     thread::sleep(Duration::from_millis(100));
-    assert_eq!(verified(), blocks);
+    assert_eq!(verified(tree), blocks);
 }
 
 fn verified(tree: &Tree) -> u64 {

@@ -4,11 +4,11 @@
 mod mount;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use mount::{ASHLAR, Image, Mount, can_mount, limited, noise, text, within};
+use mount::{ASHLAR, Image, Mount, limited, noise, text, within};
 
 const FILES: u64 = 40;
 
@@ -21,18 +21,20 @@ fn fill(tree: &Path) {
     fs::write(tree.join("odd name"), noise(1001, 100)).unwrap();
 }
 
+fn mount_with_trace(image: &Image, trace: &str, point: &Path) -> Output {
+    Command::new(ASHLAR)
+        .args(["mount", "--record-trace", trace, "--root-digest", &image.digest])
+        .args([&image.path, point])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
 /// Mounts with a trace, reads, and returns the trace without its head.
-fn record(image: &Image, read: impl FnOnce(&Path)) -> (std::path::PathBuf, Vec<String>) {
+fn record(image: &Image, read: impl FnOnce(&Path)) -> (PathBuf, Vec<String>) {
     let trace = image.directory.path().join("trace");
     let point = image.mountpoint("mnt");
-    let digest = ["--root-digest", &image.digest];
-    let status = Command::new(ASHLAR)
-        .args(["mount", "--record-trace", text(&trace)])
-        .args(digest)
-        .args([&image.path, &point])
-        .stdin(Stdio::null())
-        .status();
-    assert!(status.unwrap().success());
+    assert!(mount_with_trace(image, text(&trace), &point).status.success());
     let mount = Mount::found(point);
     read(&mount.point);
     mount.umount();
@@ -44,9 +46,6 @@ fn record(image: &Image, read: impl FnOnce(&Path)) -> (std::path::PathBuf, Vec<S
 
 #[test]
 fn what_is_read_is_written_down_in_order() {
-    if !can_mount("what_is_read_is_written_down_in_order") {
-        return;
-    }
     limited("what_is_read_is_written_down_in_order", 60, || {
         let image = Image::build(&["-b", "16K"], fill);
         let (_, lines) = record(&image, |point| {
@@ -76,9 +75,6 @@ fn what_is_read_is_written_down_in_order() {
 
 #[test]
 fn a_traced_image_has_its_blocks_before_anybody_asks() {
-    if !can_mount("a_traced_image_has_its_blocks_before_anybody_asks") {
-        return;
-    }
     limited("a_traced_image_has_its_blocks_before_anybody_asks", 120, || {
         // Every fourth small file, and some of the large one: spread over all blocks of the first image.
         let read = |point: &Path| {
@@ -119,12 +115,7 @@ fn the_image_is_no_place_for_its_trace() {
         for (trace, why) in
             [(text(&image.path), "the image itself"), ("/dev/null", "no regular file")]
         {
-            let output = Command::new(ASHLAR)
-                .args(["mount", "--record-trace", trace, "--root-digest", &image.digest])
-                .args([&image.path, &point])
-                .stdin(Stdio::null())
-                .output()
-                .unwrap();
+            let output = mount_with_trace(&image, trace, &point);
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(!output.status.success() && stderr.contains(why), "{stderr}");
             assert!(!mount::is_mounted(&point));
@@ -138,12 +129,7 @@ fn a_trace_that_cannot_be_written_mounts_nothing() {
     limited("a_trace_that_cannot_be_written_mounts_nothing", 60, || {
         let image = Image::build(&[], fill);
         let point = image.mountpoint("mnt");
-        let output = Command::new(ASHLAR)
-            .args(["mount", "--record-trace", "/nowhere/trace", "--root-digest", &image.digest])
-            .args([&image.path, &point])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output = mount_with_trace(&image, "/nowhere/trace", &point);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success());
         assert!(stderr.contains("cannot write the trace /nowhere/trace"), "{stderr}");

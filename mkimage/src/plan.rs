@@ -3,7 +3,7 @@
 //! Numbers follow from names alone, so that one tree has one image however it was read: a directory's children are
 //! numbered together in the order of their names, then those of its first subdirectory, and so on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use ashlarfs::format::index::NONE;
@@ -212,7 +212,7 @@ impl Plan {
     fn order_content(&mut self, order: &[Wanted]) {
         let mut placed = vec![false; self.nodes.len()];
         let mut content_order = Vec::new();
-        let mut missing = Vec::new();
+        let (mut missing, mut unknown) = (Vec::new(), HashSet::new());
         let size = |inode: u32| match self.tree.nodes[index(self.nodes[index(inode)])].body {
             Body::File { size } => Some(size),
             _ => None,
@@ -224,8 +224,8 @@ impl Plan {
                     let end = size(inode).unwrap_or(0).min(piece.end);
                     wanted.push((inode, piece.start.min(end)..end));
                 }
-                None if missing.last() == Some(path) => {}
-                None => missing.push(path.clone()),
+                None if unknown.insert(path) => missing.push(path.clone()),
+                None => {}
             }
         }
         let named = wanted.iter().map(|(inode, _)| *inode);

@@ -27,8 +27,6 @@ const DIRECTORIES: [&[u8]; 4] = [b"/dev", b"/proc", b"/sys", b"/run"];
 const LIBRARY_DIRS: [&str; 4] = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 /// Most files that are followed.
 const FILES_MAX: usize = 512;
-/// Blocks that are handed to threads at once.
-const BATCH: u32 = 1024;
 
 /// What was read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -150,12 +148,7 @@ fn prove(file: &Layer<'_>, listed: &HashSet<BlockIndex>) -> Result<Named> {
     for extent in reader.extents() {
         let extent = extent?;
         reader.check(&extent)?;
-        let mut blocks = extent.place.blocks();
-        while !blocks.is_empty() {
-            let batch = blocks.start..blocks.end.min(blocks.start.saturating_add(BATCH));
-            blocks.start = batch.end;
-            store.prove(batch, workers, is_wanted)?;
-        }
+        store.prove(extent.place.blocks(), workers, is_wanted)?;
     }
     let doing = "cannot look into a program";
     names(Content::new(reader)).map_err(|err| Error::io(doing, err))

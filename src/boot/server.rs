@@ -130,8 +130,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
 
 /// Writes down what is read. A machine boots without it, too.
 fn recorder(path: &Path) -> Option<Recorder> {
-    let recorder = File::create(path).and_then(|out| Recorder::start(out, TRACE_LEN_MAX));
-    recorder
+    Recorder::create(path, TRACE_LEN_MAX)
         .inspect_err(|err| tracing::warn!("no trace of reads in {}: {err}", path.display()))
         .ok()
 }

@@ -272,8 +272,7 @@ fn recorder(path: &Path, image: &Path) -> Result<Recorder, Failure> {
             path.display()
         )));
     }
-    let recorder = File::create(path).and_then(|out| Recorder::start(out, TRACE_LEN_MAX));
-    recorder
+    Recorder::create(path, TRACE_LEN_MAX)
         .map_err(|err| Failure::new(format!("cannot write the trace {}: {err}", path.display())))
 }
 

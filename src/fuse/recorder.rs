@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::format::index::InodeIndex;
 use crate::format::trace::{self, Piece};
@@ -18,12 +19,17 @@ const NAME_COST: usize = 48;
 
 /// Writes a trace.
 #[derive(Debug)]
-pub struct Recorder(Mutex<State>);
+pub struct Recorder {
+    state: Mutex<State>,
+    out: Mutex<File>,
+}
 
 #[derive(Debug)]
 struct State {
-    /// Nothing when there is no more to be written.
-    out: Option<File>,
+    /// Whether there is no more to be written.
+    is_over: bool,
+    /// Lines in the order of their reads that are not written yet.
+    pending: Vec<u8>,
     /// Bytes that may still be written.
     left: usize,
     /// Of each inode that was looked up, the directory and the name.
@@ -33,19 +39,24 @@ struct State {
 }
 
 impl Recorder {
-    /// Writes to an empty file, up to `bytes_max` bytes.
-    pub fn start(mut out: File, bytes_max: usize) -> io::Result<Self> {
+    /// Makes a file, or empties it, and writes up to `bytes_max` bytes to it.
+    pub fn create(path: &Path, bytes_max: usize) -> io::Result<Self> {
+        let mut out = File::create(path)?;
         out.write_all(trace::HEAD)?;
-        let left = bytes_max.saturating_sub(trace::HEAD.len());
-        let state =
-            State { out: Some(out), left, names: HashMap::new(), names_left: NAMES_BYTES_MAX };
-        Ok(Recorder(Mutex::new(state)))
+        let state = State {
+            is_over: false,
+            pending: Vec::new(),
+            left: bytes_max.saturating_sub(trace::HEAD.len()),
+            names: HashMap::new(),
+            names_left: NAMES_BYTES_MAX,
+        };
+        Ok(Recorder { state: Mutex::new(state), out: Mutex::new(out) })
     }
 
     /// An inode has a name.
     pub(super) fn name(&self, directory: InodeIndex, name: &[u8], inode: InodeIndex) {
         let mut state = self.state();
-        if state.out.is_none() || matches!(name, b"." | b"..") || state.names.contains_key(&inode) {
+        if state.is_over || matches!(name, b"." | b"..") || state.names.contains_key(&inode) {
             return;
         }
         let Some(left) = state.names_left.checked_sub(name.len().saturating_add(NAME_COST)) else {
@@ -56,7 +67,7 @@ impl Recorder {
         state.names.insert(inode, (directory, name.into()));
     }
 
-    /// A piece of a file was read.
+    /// A piece of a file is read. It has its place among others now, and is written by [`flush`](Self::flush).
     pub(super) fn read(&self, inode: InodeIndex, offset: u64, len: u64) {
         let mut state = self.state();
         // Of a file without a name (an NFS handle), or with one that no line can hold, there is no line.
@@ -67,27 +78,34 @@ impl Recorder {
             return state.end();
         };
         state.left = left;
-        if let Some(out) = &mut state.out
-            && let Err(err) = out.write_all(&line)
-        {
+        state.pending.extend_from_slice(&line);
+    }
+
+    /// Writes what is not written yet. It may have to wait, so whoever calls it has answered the kernel.
+    pub(super) fn flush(&self) {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let pending = std::mem::take(&mut self.state().pending);
+        if let Err(err) = out.write_all(&pending) {
             tracing::warn!("the trace of reads ends here: {err}");
-            state.end();
+            self.state().end();
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
     fn end(&mut self) {
-        self.out = None;
+        self.is_over = true;
         self.names = HashMap::new();
     }
 
     fn path(&self, inode: InodeIndex) -> Option<Vec<u8>> {
-        self.out.as_ref()?;
+        if self.is_over {
+            return None;
+        }
         let mut names = Vec::new();
         let mut at = inode;
         while at != InodeIndex::ROOT {

@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use super::block::{Block, Pool};
-use crate::error::{Error, Result};
+use super::copy;
+use crate::error::Result;
 use crate::format::index::BlockIndex;
 
 /// Blocks kept in memory.
@@ -34,10 +35,16 @@ struct Kept {
 }
 
 impl State {
-    fn let_go(&mut self, index: BlockIndex) {
-        if let Some(gone) = self.blocks.pop(&index) {
-            self.bytes = self.bytes.saturating_sub(gone.block.memory());
-        }
+    /// Takes a block out; whoever gets it drops it when the lock is let go.
+    fn take(&mut self, index: BlockIndex) -> Option<Kept> {
+        let gone = self.blocks.pop(&index)?;
+        self.bytes = self.bytes.saturating_sub(gone.block.memory());
+        Some(gone)
+    }
+
+    /// Whether this is the expansion of a block that counts: an idle one may have been overtaken.
+    fn is_current(&self, index: BlockIndex, flight: &Arc<Flight>) -> bool {
+        self.flights.get(&index).is_some_and(|current| Arc::ptr_eq(current, flight))
     }
 }
 
@@ -124,7 +131,8 @@ impl Cache {
         }
         let landing = Landing { cache: self, index, flight };
         let block = make()?;
-        if landing.is_current() {
+        let is_current = lock(&self.state).is_current(index, &landing.flight);
+        if is_current {
             self.keep(index, &block);
         }
         Ok(())
@@ -140,23 +148,15 @@ impl Cache {
     ) -> Result<bool> {
         match self.find_or_begin(index) {
             Begin::Here(block) => {
-                if block.len() != content.len() {
-                    return Err(Error::Invalid);
-                }
-                content.copy_from_slice(&block);
-                lock(&self.state).let_go(index);
+                copy(&block, content)?;
+                let gone = lock(&self.state).take(index);
+                drop(gone);
                 Ok(true)
             }
             Begin::Ours(landing) => {
                 make(content)?;
                 if landing.is_awaited() {
-                    let copy = |buf: &mut [u8]| -> Result<()> {
-                        let from =
-                            content.get(..buf.len()).filter(|from| from.len() == content.len());
-                        buf.copy_from_slice(from.ok_or(Error::Invalid)?);
-                        Ok(())
-                    };
-                    landing.land(self.pool.block(content.len(), copy)?);
+                    landing.land(self.pool.block(content.len(), |buf| copy(content, buf))?);
                 }
                 Ok(false)
             }
@@ -195,12 +195,9 @@ impl Cache {
         // Dropped when the lock is let go.
         let mut gone = Vec::new();
         let mut state = lock(&self.state);
+        gone.extend(state.take(index));
         state.bytes = state.bytes.saturating_add(block.memory());
-        let kept = Kept { block: block.clone(), used: 0 };
-        if let Some(old) = state.blocks.put(index, kept) {
-            state.bytes = state.bytes.saturating_sub(old.block.memory());
-            gone.push(old);
-        }
+        state.blocks.put(index, Kept { block: block.clone(), used: 0 });
         while state.bytes > self.bytes_max {
             let Some((_, oldest)) = state.blocks.pop_lru() else { break };
             state.bytes = state.bytes.saturating_sub(oldest.block.memory());
@@ -215,7 +212,9 @@ impl Cache {
         let Some(kept) = state.blocks.peek_mut(&index) else { return };
         kept.used = kept.used.saturating_add(len);
         if kept.used >= kept.block.len() {
-            state.let_go(index);
+            let gone = state.take(index);
+            drop(state);
+            drop(gone);
         }
     }
 
@@ -253,12 +252,6 @@ impl Landing<'_> {
         *lock(&self.flight.landed) = Some(Landed::With(block));
     }
 
-    /// Whether nobody has begun another one in the place of an idle one.
-    fn is_current(&self) -> bool {
-        let state = lock(&self.cache.state);
-        state.flights.get(&self.index).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight))
-    }
-
     /// Whether somebody waits: besides us and the table of flights.
     fn is_awaited(&self) -> bool {
         Arc::strong_count(&self.flight) > 2
@@ -269,7 +262,7 @@ impl Drop for Landing<'_> {
     fn drop(&mut self) {
         {
             let mut state = lock(&self.cache.state);
-            if state.flights.get(&self.index).is_some_and(|it| Arc::ptr_eq(it, &self.flight)) {
+            if state.is_current(self.index, &self.flight) {
                 state.flights.remove(&self.index);
             }
         }
@@ -281,6 +274,7 @@ impl Drop for Landing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn block(len: usize) -> Block {

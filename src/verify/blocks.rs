@@ -10,6 +10,7 @@ use crate::format::field::{u32_from_u64, u32_from_usize, usize_from_u32};
 use crate::format::index::BlockIndex;
 use crate::format::superblock::{self, Section, Superblock};
 use crate::store::Store;
+use crate::store::parallel::on_threads;
 
 /// Blocks that a thread takes at a time: neighbours in the file, and a few milliseconds of work.
 const BLOCKS_AT_A_TIME: u32 = 16;
@@ -107,13 +108,9 @@ impl Blocks {
             progress: options.progress,
         };
         let workers = options.workers.get().min(self.content_lens.len().max(1));
-        let mut works: Vec<Work> = std::thread::scope(|scope| {
-            let others: Vec<_> =
-                (1..workers).map(|_| scope.spawn(|| shared.work(Work::default()))).collect();
-            let mine = shared.work(Work::default());
-            // A thread that panicked has checked nothing; its blocks are missing in the account.
-            others.into_iter().filter_map(|other| other.join().ok()).chain([mine]).collect()
-        });
+        let works = on_threads(workers, || shared.work(Work::default()));
+        // A thread that panicked has checked nothing; its blocks are missing in the account.
+        let mut works: Vec<Work> = works.into_iter().filter_map(Result::ok).collect();
         let mut failures = Vec::new();
         let mut good = 0_u64;
         for work in &mut works {

@@ -209,7 +209,9 @@ fn a_base_gives_its_blocks() {
 fn order_puts_named_files_first() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image");
-    let order = [&b"block"[..], b"missing", b"a/b"].map(|path| wanted(path, 0..u64::MAX)).into();
+    let order = [&b"block"[..], b"missing", b"a/b", b"missing"]
+        .map(|path| wanted(path, 0..u64::MAX))
+        .into();
     let options = Options { order, ..options(2) };
     let (tree, contents) = flat(&[("a", noise(1, 4096)), ("block", noise(2, 4096))]);
     let warnings = Warnings::default();

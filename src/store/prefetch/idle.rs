@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use super::super::Store;
+use super::super::{Store, copy};
 use crate::error::{Error, Result};
 use crate::format::entry::Entry;
 use crate::format::field::usize_from_u32;
@@ -44,7 +44,7 @@ impl Idler {
             become_idle();
             for Job { store, block, entry, mut content } in todo {
                 content.resize(usize_from_u32(entry.content_len), 0);
-                let expanded = store.expand_entry(block, &entry, &mut content);
+                let expanded = store.expand_into(block, &entry, &mut content);
                 drop(store);
                 if finished.send((content, expanded)).is_err() {
                     return;
@@ -67,11 +67,7 @@ impl Idler {
         // It is gone only if it panicked.
         self.jobs.send(job).map_err(|_| Error::Invalid)?;
         let (expanded, result) = self.done.recv().map_err(|_| Error::Invalid)?;
-        let copied = result.and_then(|()| {
-            let from = expanded.get(..content.len()).ok_or(Error::Invalid)?;
-            content.copy_from_slice(from);
-            Ok(())
-        });
+        let copied = result.and_then(|()| copy(&expanded, content));
         self.content.replace(expanded);
         copied
     }

@@ -2,6 +2,7 @@
 //! more of them than the cache has room for. Where nobody asks for that many of them, the rest of the list is left alone.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
@@ -9,7 +10,7 @@ use std::thread;
 
 use super::super::Store;
 use super::idle::Idler;
-use crate::format::field::usize_from_u32;
+use crate::format::field::{u32_from_usize, usize_from_u32};
 use crate::format::index::BlockIndex;
 
 /// A list that is being followed.
@@ -44,8 +45,16 @@ impl Listed {
         list: Vec<BlockIndex>,
         waiting_max: u32,
     ) -> std::io::Result<Self> {
-        let places = list.iter().copied().zip(0..).collect();
-        let list = list.into_iter().map(|block| (block, AtomicU8::new(FRESH))).collect();
+        let mut places = HashMap::new();
+        let mut once = Vec::new();
+        for block in list {
+            // What was named before has its place.
+            if let Entry::Vacant(place) = places.entry(block) {
+                place.insert(u32_from_usize(once.len()));
+                once.push((block, AtomicU8::new(FRESH)));
+            }
+        }
+        let list = once;
         let progress = Arc::new(Progress { list, waiting: AtomicU32::new(0) });
         let (used, woken) = sync_channel(1);
         let (store, theirs) = (Arc::downgrade(store), Arc::clone(&progress));

@@ -57,6 +57,13 @@ struct Contestant {
     file_system: &'static str,
 }
 
+impl Contestant {
+    /// Whether it is ours: its image lies on the data partition, and the command line speaks to us.
+    fn is_ours(&self) -> bool {
+        self.file_system == OUR_TYPE
+    }
+}
+
 const CONTESTANTS: &[Contestant] = &[
     Contestant { name: OURS, shown: "Ashlar", file_system: OUR_TYPE },
     Contestant { name: UNTRACED, shown: "Ashlar, no boot trace", file_system: OUR_TYPE },

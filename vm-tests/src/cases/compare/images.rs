@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::Contestant;
 use crate::bench::Bench;
 use crate::disk::directories;
 use crate::initramfs::Initramfs;
@@ -171,7 +172,12 @@ fn add_all(archive: &mut Initramfs, directory: &Path, below: &str) -> Result<()>
 }
 
 /// The disk with `/var`, and Ashlar's image where it is Ashlar's.
-pub(super) fn data_partition(bench: &Bench<'_>, images: &Images, name: &str) -> Result<PathBuf> {
+pub(super) fn data_partition(
+    bench: &Bench<'_>,
+    images: &Images,
+    contestant: &Contestant,
+) -> Result<PathBuf> {
+    let name = contestant.name;
     let place = bench.place.join(name);
     let data = place.join("data");
     directories(&data, &["images", "state"])?;
@@ -183,7 +189,7 @@ pub(super) fn data_partition(bench: &Bench<'_>, images: &Images, name: &str) -> 
     crate::disk::program(&helper.join("measure"), measure)?;
     fs::write(helper.join("walk"), include_bytes!("../../../guest/compare-walk.sh"))
         .doing("cannot write a file")?;
-    if name == super::OURS || name == super::UNTRACED {
+    if contestant.is_ours() {
         fs::copy(images.image(name), data.join("images/root.img"))
             .doing("cannot copy the image")?;
     }

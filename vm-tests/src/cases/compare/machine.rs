@@ -32,7 +32,7 @@ impl<'a> Contest<'a> {
         images: &'a Images,
         contestant: &'static Contestant,
     ) -> Result<Self> {
-        let data = data_partition(bench, images, contestant.name)?;
+        let data = data_partition(bench, images, contestant)?;
         Ok(Contest { contestant, bench, images, data })
     }
 
@@ -81,7 +81,7 @@ impl<'a> Contest<'a> {
         if let Some(verity) = self.images.verity(name)? {
             append.push_str(&format!(" vm.verity={verity}"));
         }
-        let is_ours = self.contestant.file_system == super::OUR_TYPE;
+        let is_ours = self.contestant.is_ours();
         if is_ours {
             append.push_str(&format!(" ashlar=root.img {words}"));
         }
