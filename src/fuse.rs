@@ -9,6 +9,7 @@ pub mod errno;
 mod failures;
 pub mod mount;
 pub mod mountinfo;
+mod placement;
 pub mod recorder;
 pub mod session;
 pub mod status;
@@ -37,6 +38,7 @@ use crate::fs::{Attr, Tree};
 use convert::{file_attr, file_type, inode_index, node};
 use counters::{Counters, Upcall};
 use failures::Failures;
+use placement::Placement;
 use recorder::Recorder;
 
 /// How long an answer holds. The kernel makes it "for ever", which is what an image that cannot change allows. It is
@@ -111,6 +113,7 @@ pub struct Server {
     /// The image file, to tell how much space is left beside it.
     image: Option<OwnedFd>,
     request_len_max: u32,
+    placement: Arc<Placement>,
     /// Whether xattrs are answered at all. If not, the first question for one is the last.
     xattrs: bool,
     /// Whether any inode may have a label of `SELinux`.
@@ -134,12 +137,30 @@ impl Server {
         let request_len_max = readahead_kb
             .map_or(0, |kb| kb.saturating_mul(1024))
             .clamp(*REQUEST_LEN.start(), *REQUEST_LEN.end());
-        Server { tree, counters, failures, recorder, image, request_len_max, xattrs, labels }
+        Server {
+            tree,
+            counters,
+            failures,
+            recorder,
+            image,
+            request_len_max,
+            placement: Arc::new(Placement::new()),
+            xattrs,
+            labels,
+        }
     }
 
-    /// Counts a question and answers it. A panic costs EIO, which the unanswered reply says as it is dropped.
-    fn guard(&self, upcall: Upcall, ino: INodeNo, answer: impl FnOnce()) {
+    /// Who runs on which processor, for the thread that expands ahead.
+    fn placement(&self) -> Arc<Placement> {
+        Arc::clone(&self.placement)
+    }
+
+    /// Counts a question, has its client's threads placed, and answers it. A panic costs EIO, which the unanswered reply says as it is dropped.
+    fn guard(&self, request: &Request, upcall: Upcall, ino: INodeNo, answer: impl FnOnce()) {
         self.counters.count(upcall);
+        if self.placement.asked(request.pid()) {
+            self.tree.store().wake_prefetch();
+        }
         if let Err(panic) = catch_unwind(AssertUnwindSafe(answer)) {
             self.counters.count_failure();
             self.failures.tell_panic(upcall, ino, &*panic);
@@ -291,8 +312,8 @@ impl Filesystem for Server {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.guard(Upcall::Lookup, parent, || {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.guard(request, Upcall::Lookup, parent, || {
             if name.len() > NAME_MAX {
                 return reply.error(Errno::ENAMETOOLONG);
             }
@@ -309,8 +330,8 @@ impl Filesystem for Server {
         self.counters.count(Upcall::Forget);
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.guard(Upcall::Getattr, ino, || {
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.guard(request, Upcall::Getattr, ino, || {
             match inode_index(ino).and_then(|index| self.tree.attr(index)) {
                 Ok(attr) => reply.attr(&ttl(), &file_attr(&attr)),
                 Err(err) => reply.error(self.fail(Upcall::Getattr, ino, &err)),
@@ -318,8 +339,8 @@ impl Filesystem for Server {
         });
     }
 
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        self.guard(Upcall::Readlink, ino, || {
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.guard(request, Upcall::Readlink, ino, || {
             match inode_index(ino).and_then(|index| self.tree.read_link(index)) {
                 Ok(target) => reply.data(&target),
                 Err(err) => reply.error(self.fail(Upcall::Readlink, ino, &err)),
@@ -329,7 +350,7 @@ impl Filesystem for Server {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -338,7 +359,7 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.guard(Upcall::Read, ino, || {
+        self.guard(request, Upcall::Read, ino, || {
             CONTENT.with_borrow_mut(|buf| {
                 let len = usize_from_u32(size);
                 if buf.len() < len {
@@ -362,13 +383,13 @@ impl Filesystem for Server {
 
     fn readdir(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.guard(Upcall::Readdir, ino, || {
+        self.guard(request, Upcall::Readdir, ino, || {
             let listed = self.list(ino, offset, |next, name, attr| {
                 reply.add(node(attr.index), next, file_type(attr.kind), name)
             });
@@ -381,13 +402,13 @@ impl Filesystem for Server {
 
     fn readdirplus(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.guard(Upcall::Readdirplus, ino, || {
+        self.guard(request, Upcall::Readdirplus, ino, || {
             let listed = self.list(ino, offset, |next, name, attr| {
                 self.note_name(ino, name.as_bytes(), attr.index);
                 let attr = file_attr(attr);
@@ -400,8 +421,8 @@ impl Filesystem for Server {
         });
     }
 
-    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.guard(Upcall::Getxattr, ino, || {
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.guard(request, Upcall::Getxattr, ino, || {
             if !self.xattrs {
                 return reply.error(Errno::ENOSYS);
             }
@@ -414,7 +435,7 @@ impl Filesystem for Server {
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.guard(Upcall::Listxattr, ino, || {
+        self.guard(request, Upcall::Listxattr, ino, || {
             if !self.xattrs {
                 return reply.error(Errno::ENOSYS);
             }
@@ -425,8 +446,8 @@ impl Filesystem for Server {
         });
     }
 
-    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.guard(Upcall::Statfs, ino, || {
+    fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.guard(request, Upcall::Statfs, ino, || {
             let space = convert::space(self.tree.superblock(), self.image.as_ref());
             reply.statfs(
                 space.blocks,
@@ -443,14 +464,14 @@ impl Filesystem for Server {
 
     fn lseek(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.guard(Upcall::Lseek, ino, || match self.seek(ino, offset, whence) {
+        self.guard(request, Upcall::Lseek, ino, || match self.seek(ino, offset, whence) {
             Ok(Ok(at)) => reply.offset(at),
             Ok(Err(errno)) => reply.error(errno),
             Err(err) => reply.error(self.fail(Upcall::Lseek, ino, &err)),
@@ -459,33 +480,33 @@ impl Filesystem for Server {
 
     // What follows is answered once in the life of a mount: ENOSYS lets the kernel do it alone from then on.
 
-    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.guard(Upcall::Open, ino, || reply.error(Errno::ENOSYS));
+    fn open(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.guard(request, Upcall::Open, ino, || reply.error(Errno::ENOSYS));
     }
 
-    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.guard(Upcall::Opendir, ino, || reply.error(Errno::ENOSYS));
+    fn opendir(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.guard(request, Upcall::Opendir, ino, || reply.error(Errno::ENOSYS));
     }
 
-    fn flush(&self, _: &Request, ino: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.guard(Upcall::Flush, ino, || reply.error(Errno::ENOSYS));
+    fn flush(&self, request: &Request, ino: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.guard(request, Upcall::Flush, ino, || reply.error(Errno::ENOSYS));
     }
 
-    fn access(&self, _: &Request, ino: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
-        self.guard(Upcall::Access, ino, || reply.error(Errno::ENOSYS));
+    fn access(&self, request: &Request, ino: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        self.guard(request, Upcall::Access, ino, || reply.error(Errno::ENOSYS));
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.guard(Upcall::Fsync, ino, || reply.error(Errno::ENOSYS));
+    fn fsync(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.guard(request, Upcall::Fsync, ino, || reply.error(Errno::ENOSYS));
     }
 
-    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.guard(Upcall::Fsync, ino, || reply.error(Errno::ENOSYS));
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.guard(request, Upcall::Fsync, ino, || reply.error(Errno::ENOSYS));
     }
 
     fn ioctl(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         _: IoctlFlags,
@@ -494,6 +515,6 @@ impl Filesystem for Server {
         _: u32,
         reply: ReplyIoctl,
     ) {
-        self.guard(Upcall::Ioctl, ino, || reply.error(Errno::ENOTTY));
+        self.guard(request, Upcall::Ioctl, ino, || reply.error(Errno::ENOTTY));
     }
 }

@@ -8,7 +8,7 @@ pub mod block;
 mod cache;
 mod expand;
 pub(crate) mod parallel;
-mod prefetch;
+pub mod prefetch;
 pub mod proof;
 mod table;
 
@@ -29,7 +29,7 @@ use crate::image::Source;
 use block::Block;
 use cache::Cache;
 use parallel::on_threads;
-use prefetch::Prefetch;
+use prefetch::{Ahead, Prefetch};
 use prefetch::idle::Idler;
 use prefetch::list::Listed;
 use proof::BlockKind;
@@ -247,13 +247,18 @@ impl Store {
         self.table.page(&*self.source, &self.superblock, page)
     }
 
-    /// From now on, blocks are expanded ahead of whoever reads in order, on a thread that ends with the store.
-    pub fn start_prefetch(self: &Arc<Self>) -> Result<()> {
-        let prefetch = Prefetch::start(self)
-            .map_err(|err| Error::io("cannot start the prefetch thread", err))?;
-        // A second start changes nothing.
-        self.prefetch.set(prefetch).unwrap_or_default();
-        Ok(())
+    /// From now on, it is noticed who reads in order; what should be expanded ahead of them is for a thread of the caller's to
+    /// do. `None` when there is one already.
+    pub fn prefetch(self: &Arc<Self>) -> Option<Ahead> {
+        let (prefetch, ahead) = Prefetch::new(self);
+        self.prefetch.set(prefetch).ok().map(|()| ahead)
+    }
+
+    /// Has [`Ahead::wait`] return though nothing is wanted.
+    pub fn wake_prefetch(&self) {
+        if let Some(prefetch) = self.prefetch.get() {
+            prefetch.wake();
+        }
     }
 
     /// From now on, blocks are expanded in the order of a list while a processor idles, on a thread that ends with the list or
@@ -350,7 +355,11 @@ impl Store {
     /// Expands a block into `content`, whose length must be the block's, without keeping it: whoever has a whole block will
     /// not ask for it again, so the cache lets go of it, too.
     pub fn get_into(&self, block: BlockIndex, content: &mut [u8]) -> Result<()> {
-        self.note_listed(block);
+        if self.prefetch.get().is_some_and(Prefetch::is_eager) {
+            self.note(block);
+        } else {
+            self.note_listed(block);
+        }
         let expand = |content: &mut [u8]| self.expand_into(block, &self.entry(block)?, content);
         let made = self.cache(block).get_into(block, content, expand);
         if self.count_failure(made)? {

@@ -15,6 +15,7 @@ use super::Server;
 use super::counters::Counters;
 use super::mount::{self, MountError, Settings};
 use super::mountinfo::{self, Device};
+use super::placement::Placement;
 use super::recorder::Recorder;
 use super::status::{Listening, Reporter};
 use crate::format::inode::Kind;
@@ -55,9 +56,6 @@ pub struct Mounted {
 /// left mounted.
 pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, MountError> {
     let tree = Arc::new(tree);
-    if let Err(err) = tree.store().start_prefetch() {
-        tracing::warn!("{err}: reading in order will be slower");
-    }
     follow_list(&tree);
     if tree.store().used_backup() {
         tracing::warn!(
@@ -74,6 +72,7 @@ pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, Moun
         recorder,
         readahead_kb,
     );
+    expand_ahead(&tree, server.placement());
     let before = mountinfo::place(&settings.mountpoint).map_err(MountError::Session)?;
     let (fuse_device, mounting) = mount::begin(&settings)?;
     let mut config = Config::default();
@@ -163,6 +162,15 @@ impl Drop for Undo {
         {
             tracing::error!("cannot unmount {}: {err}", mountpoint.display());
         }
+    }
+}
+
+/// Has blocks expanded ahead of those who read in order, on a thread that ends with the store.
+fn expand_ahead(tree: &Tree, placement: Arc<Placement>) {
+    let Some(ahead) = tree.store().prefetch() else { return };
+    let thread = thread::Builder::new().name("prefetch".to_owned());
+    if let Err(err) = thread.spawn(move || placement.run(ahead)) {
+        tracing::warn!("cannot start a thread, reading will be slower: {err}");
     }
 }
 

@@ -8,10 +8,9 @@
 pub(super) mod idle;
 pub(super) mod list;
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Weak};
-use std::thread;
 
 use super::Store;
 use crate::format::index::{BlockIndex, NONE};
@@ -29,6 +28,7 @@ pub(super) struct Prefetch {
     /// How many blocks in a row were asked for in order, the first not counted.
     run: AtomicU32,
     wanted: SyncSender<Wish>,
+    is_eager: Arc<AtomicBool>,
 }
 
 /// Blocks to be expanded: those that follow one.
@@ -38,14 +38,26 @@ struct Wish {
     count: u32,
 }
 
+/// What is to be expanded ahead, for the one thread that does so.
+#[derive(Debug)]
+pub struct Ahead {
+    store: Weak<Store>,
+    wants: Receiver<Wish>,
+    /// Up to here it was done last: those blocks need not be looked at again.
+    done: u32,
+    is_eager: Arc<AtomicBool>,
+}
+
 impl Prefetch {
-    /// Starts the thread that expands ahead. It ends with the store.
-    pub(super) fn start(store: &Arc<Store>) -> std::io::Result<Self> {
+    /// One who notices, and the work that comes of it.
+    pub(super) fn new(store: &Arc<Store>) -> (Self, Ahead) {
         // One place: what is wanted now, not what was wanted a while ago.
         let (wanted, wants) = sync_channel(1);
-        let store = Arc::downgrade(store);
-        thread::Builder::new().name("prefetch".into()).spawn(move || run(&store, &wants))?;
-        Ok(Prefetch { last: AtomicU32::new(NONE), run: AtomicU32::new(0), wanted })
+        let is_eager = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&is_eager);
+        let prefetch =
+            Prefetch { last: AtomicU32::new(NONE), run: AtomicU32::new(0), wanted, is_eager };
+        (prefetch, Ahead { store: Arc::downgrade(store), wants, done: 0, is_eager: theirs })
     }
 
     /// A block was asked for.
@@ -60,8 +72,22 @@ impl Prefetch {
             return;
         }
         let run = self.run.fetch_add(1, Ordering::Relaxed);
+        self.want(Wish { block, count: ahead(run) });
+    }
+
+    /// Whether whole blocks of large files should be noted, too.
+    pub(super) fn is_eager(&self) -> bool {
+        self.is_eager.load(Ordering::Relaxed)
+    }
+
+    /// Has [`Ahead::wait`] return though nothing is wanted.
+    pub(super) fn wake(&self) {
+        self.want(Wish { block: BlockIndex(0), count: 0 });
+    }
+
+    fn want(&self, wish: Wish) {
         // A full channel means that the thread is at work on what was wanted just before.
-        self.wanted.try_send(Wish { block, count: ahead(run) }).unwrap_or_default();
+        self.wanted.try_send(wish).unwrap_or_default();
     }
 }
 
@@ -72,22 +98,40 @@ fn ahead(run: u32) -> u32 {
     1_u32.checked_shl(run).unwrap_or(AHEAD_MAX).min(AHEAD_MAX)
 }
 
-fn run(store: &Weak<Store>, wants: &Receiver<Wish>) {
-    // What was expanded ahead last: blocks up to here need not be looked at again.
-    let mut done = 0_u32;
-    for Wish { block, count } in wants {
-        let Some(store) = store.upgrade() else { return };
-        let first = block.0.saturating_add(1);
-        let count = count.min(store.prefetch_count_max());
+impl Ahead {
+    /// Sleeps until something is wanted, and does it. `false` when the store is gone and nothing will ever be.
+    pub fn wait(&mut self) -> bool {
+        self.wants.recv().is_ok_and(|wish| self.grant(&wish))
+    }
+
+    /// Does what is wanted now, if anything is. `false` when the store is gone.
+    pub fn work(&mut self) -> bool {
+        match self.wants.try_recv() {
+            Ok(wish) => self.grant(&wish),
+            Err(TryRecvError::Empty) => true,
+            Err(TryRecvError::Disconnected) => false,
+        }
+    }
+
+    /// Whether the thread has a processor of its own now. If so, more is given to it: whole blocks of large files.
+    pub fn be_eager(&self, is_eager: bool) {
+        self.is_eager.store(is_eager, Ordering::Relaxed);
+    }
+
+    fn grant(&mut self, wish: &Wish) -> bool {
+        let Some(store) = self.store.upgrade() else { return false };
+        let first = wish.block.0.saturating_add(1);
+        let count = wish.count.min(store.prefetch_count_max());
         let end = first.saturating_add(count).min(store.superblock().data_block_count);
-        let start = if (first..end).contains(&done) { done } else { first };
-        for ahead in start..end {
+        let start = if (first..end).contains(&self.done) { self.done } else { first };
+        for block in start..end {
             // A failure is nobody's yet: whoever asks for the block meets it again and is told.
-            if store.get_ahead(BlockIndex(ahead)).is_err() {
+            if store.get_ahead(BlockIndex(block)).is_err() {
                 break;
             }
-            done = ahead.saturating_add(1);
+            self.done = block.saturating_add(1);
         }
+        true
     }
 }
 
@@ -98,7 +142,8 @@ mod tests {
     /// What is wanted after each of these blocks was asked for, as block and count.
     fn wishes(asked: &[u32]) -> Vec<Option<(u32, u32)>> {
         let (wanted, wants) = sync_channel(1);
-        let prefetch = Prefetch { last: AtomicU32::new(NONE), run: AtomicU32::new(0), wanted };
+        let (last, run) = (AtomicU32::new(NONE), AtomicU32::new(0));
+        let prefetch = Prefetch { last, run, wanted, is_eager: Arc::default() };
         let wish = |block: &u32| {
             prefetch.note(BlockIndex(*block));
             wants.try_recv().ok().map(|wish| (wish.block.0, wish.count))
