@@ -10,6 +10,7 @@ mod expand;
 pub(crate) mod parallel;
 pub mod prefetch;
 pub mod proof;
+mod readahead;
 mod table;
 
 use std::cell::RefCell;
@@ -33,6 +34,7 @@ use prefetch::{Ahead, Prefetch};
 use prefetch::idle::Idler;
 use prefetch::list::Listed;
 use proof::BlockKind;
+use readahead::Readahead;
 use table::Table;
 
 /// How much memory may be spent on expanded blocks.
@@ -70,6 +72,7 @@ pub struct Store {
     counters: Counters,
     /// Set for those who serve: a library call that reads one file needs no thread beside it.
     prefetch: OnceLock<Prefetch>,
+    readahead: Readahead,
     listed: OnceLock<Listed>,
 }
 
@@ -194,6 +197,7 @@ impl Store {
             metadata: Cache::new(limits.metadata_bytes_max, metadata_block_len),
             counters: Counters::default(),
             prefetch: OnceLock::new(),
+            readahead: Readahead::new(),
             listed: OnceLock::new(),
         })
     }
@@ -433,6 +437,7 @@ impl Store {
 
     /// Copies a block's stored bytes into `stored` and proves the copy. On error the buffer holds nothing to be used.
     fn read_stored(&self, block: BlockIndex, entry: &Entry, stored: &mut [u8]) -> Result<()> {
+        self.readahead.note(&*self.source, entry.offset);
         read_into(&*self.source, entry.offset, stored)?;
         let found = proof::hash_block(self.kind(block), stored);
         if found != entry.digest {

@@ -103,6 +103,16 @@ impl Map {
 }
 
 impl Source for Map {
+    fn will_need(&self, offset: u64, len: u64) {
+        let Ok(start) = usize::try_from(offset) else { return };
+        let rest = self.mapped.len().saturating_sub(start);
+        let len = usize::try_from(len).unwrap_or(rest).min(rest);
+        if len > 0 {
+            // It is advice: what does not come by itself is read when it is wanted.
+            self.mapped.advise_range(memmap2::Advice::WillNeed, start, len).unwrap_or_default();
+        }
+    }
+
     fn len(&self) -> u64 {
         self.file.metadata().map_or(0, |metadata| metadata.len())
     }

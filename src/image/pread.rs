@@ -2,7 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, FileTypeExt};
+
+use rustix::fs::Advice;
 
 use super::Source;
 
@@ -30,6 +33,12 @@ impl Source for Pread {
 
     fn has_slack(&self) -> bool {
         self.device_len.is_some()
+    }
+
+    fn will_need(&self, offset: u64, len: u64) {
+        let Some(len) = NonZeroU64::new(len) else { return };
+        // It is advice: what does not come by itself is read when it is wanted.
+        rustix::fs::fadvise(&self.file, offset, Some(len), Advice::WillNeed).unwrap_or_default();
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

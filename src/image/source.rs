@@ -18,6 +18,9 @@ pub trait Source: Debug + Send + Sync {
         false
     }
 
+    /// Hears that `len` bytes at `offset` will be read soon, as far as there are so many. It does not wait for them.
+    fn will_need(&self, _offset: u64, _len: u64) {}
+
     /// Fills `buf` with the bytes at `offset`; an error when they are not all there.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 }
