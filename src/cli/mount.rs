@@ -80,7 +80,7 @@ Options for -o:
   signature=FILE        as --signature
   cachesize=SIZE        memory for expanded blocks, for example 64M [default: 32M]; room for four of each
                         kind, data and metadata, is the least
-  workers=N             threads that answer the kernel [default: one per processor, at most 4]
+  workers=N             threads that answer the kernel [default: two per processor, at most 4]
   readahead=KB          how far the kernel reads ahead [default: 256, or a block]; root only
   method=pread|mmap     how the image file is read [default: pread, which was measured to be faster
                         cold, and leaves no mapped pages in this process's account]
@@ -249,7 +249,7 @@ fn work(image: &Path, tree: &Tree, options: &Options, mount_options: &MountOptio
     let path_only = OFlags::PATH | OFlags::CLOEXEC;
     let beside = rustix::fs::open(image, path_only, Mode::empty()).ok();
     Work {
-        workers: mount_options.workers.unwrap_or(processors.min(WORKERS_MAX)),
+        workers: mount_options.workers.unwrap_or(processors.saturating_mul(2).min(WORKERS_MAX)),
         readahead_kb: Some(mount_options.readahead_kb.unwrap_or(READAHEAD_KB.max(block_kb))),
         digest_xattr: mount_options.digest_xattr,
         image: beside.filter(|_| !is_device),
