@@ -421,7 +421,14 @@ impl Filesystem for Server {
         });
     }
 
-    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
         self.guard(request, Upcall::Getxattr, ino, || {
             if !self.xattrs {
                 return reply.error(Errno::ENOSYS);
@@ -488,7 +495,14 @@ impl Filesystem for Server {
         self.guard(request, Upcall::Opendir, ino, || reply.error(Errno::ENOSYS));
     }
 
-    fn flush(&self, request: &Request, ino: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         self.guard(request, Upcall::Flush, ino, || reply.error(Errno::ENOSYS));
     }
 

@@ -276,7 +276,7 @@ fn a_server_that_is_killed_is_noticed() {
 fn holes_are_told_truthfully() {
     limited("holes_are_told_truthfully", 60, || {
         const BLOCK: u64 = 128 * 1024;
-        let image = Image::build(&[], |tree| {
+        let image = Image::build(&["--block-size", "128K"], |tree| {
             let file = File::create(tree.join("sparse")).unwrap();
             file.write_all_at(&noise(1, 100), BLOCK).unwrap();
             file.write_all_at(&noise(2, 300_000), 4 * BLOCK).unwrap();

@@ -103,7 +103,7 @@ struct Cli {
     no_xattrs: bool,
 
     /// Size of data blocks, a power of two from 4K to 1M
-    #[arg(short, long, value_name = "SIZE", default_value = "128K", value_parser = block_bits, help_heading = "Image")]
+    #[arg(short, long, value_name = "SIZE", default_value = "64K", value_parser = block_bits, help_heading = "Image")]
     block_size: u8,
     /// How to compress: `zstd`, `zstd,LEVEL` with a level from 1 to 22, or `none`
     #[arg(short = 'z', long, value_name = "HOW", default_value_t = Compress(Some(LEVEL_DEFAULT)), value_parser = compress, help_heading = "Image")]

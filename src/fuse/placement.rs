@@ -245,3 +245,64 @@ fn set_of(processors: &[usize]) -> CpuSet {
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said to questions from these clients, one after another.
+    fn asked(placement: &Placement, clients: impl IntoIterator<Item = u32>) -> Vec<bool> {
+        clients.into_iter().map(|client| placement.asked(client)).collect()
+    }
+
+    /// A machine of two processors, some time after its start.
+    fn of_two() -> Placement {
+        let proc = rustix::fs::open("/proc", OFlags::PATH, Mode::empty()).unwrap();
+        let machine = Some(Machine { processors: [0, 1], proc });
+        let placement = Placement { machine, ..Placement::new() };
+        thread::sleep(BURST_TIME);
+        assert_eq!(asked(&placement, [1]), [false]);
+        placement
+    }
+
+    #[test]
+    fn many_questions_of_one_client_are_a_burst() {
+        let said = asked(&of_two(), [1; 64]);
+        let nth = said.iter().position(|burst| *burst);
+        assert!(nth.is_some_and(|nth| (nth + 1).is_multiple_of(16)), "{said:?}");
+    }
+
+    #[test]
+    fn few_questions_are_none() {
+        let placement = of_two();
+        for _ in 0..64 {
+            thread::sleep(BURST_TIME / 8);
+            assert!(!placement.asked(1));
+        }
+    }
+
+    #[test]
+    fn several_who_ask_at_once_need_both_processors() {
+        assert!(!asked(&of_two(), [2, 3].repeat(100)).contains(&true));
+        // Short programs one after another are one client at a time.
+        assert!(asked(&of_two(), (10..40).flat_map(|client| [client; 12])).contains(&true));
+    }
+
+    #[test]
+    fn elsewhere_nothing_is_done() {
+        let placement = Placement { machine: None, ..Placement::new() };
+        assert!(!asked(&placement, [1; 100]).contains(&true));
+    }
+
+    #[test]
+    fn the_processor_stands_behind_any_name() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 17 1 55 0 0";
+        assert_eq!(processor(format!("42 (name) {rest}\n").as_bytes()), Some(1));
+        assert_eq!(processor(format!("42 (a) 9 9 (b c) {rest}\n").as_bytes()), Some(1));
+        for wrong in ["", "42 (name", "42 (name) S 1 2 3", ")"] {
+            assert_eq!(processor(wrong.as_bytes()), None);
+        }
+        let own = Machine::of_two().map(|machine| machine.place_of(std::process::id()).is_some());
+        assert!(own.unwrap_or(true));
+    }
+}

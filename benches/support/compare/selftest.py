@@ -141,9 +141,9 @@ def peers_may_be_missing(bench: Bench) -> dict[str, str]:
     peers = [
         System("no-builder", "no builder", "kernel", "a.img", lambda *_: ["no-such-builder"], kernel_type="erofs"),
         System("bad-builder", "bad builder", "kernel", "b.img", lambda *_: ["false"], kernel_type="erofs"),
-        System("ends", "ends", "fuse", "ashlar-128k.img", directory, lambda *_: ["false"]),
-        System("hangs", "hangs", "fuse", "ashlar-128k.img", directory, lambda *_: ["sleep", "1000"]),
-        System("no-kernel", "no kernel", "kernel", "ashlar-128k.img", directory, kernel_type="no-such-type"),
+        System("ends", "ends", "fuse", "ashlar-64k.img", directory, lambda *_: ["false"]),
+        System("hangs", "hangs", "fuse", "ashlar-64k.img", directory, lambda *_: ["sleep", "1000"]),
+        System("no-kernel", "no kernel", "kernel", "ashlar-64k.img", directory, kernel_type="no-such-type"),
     ]
     usual, systems.SERVER_LIMIT = systems.SERVER_LIMIT, 0.3
     try:

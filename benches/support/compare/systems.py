@@ -42,7 +42,7 @@ def mkimage(block_size: str, *options: str) -> Callable[[Path, Path], Command]:
 
 
 def mkimage_traced(tree: Path, image: Path) -> Command:
-    return mkimage("128K", "--order", str(image.parent / "boot.trace"))(tree, image)
+    return mkimage("64K", "--order", str(image.parent / "boot.trace"))(tree, image)
 
 
 def serve_ashlar(*options: str) -> Callable[[Path, Path, str], Command]:
@@ -61,10 +61,10 @@ def mkfs_erofs(*options: str) -> Callable[[Path, Path], Command]:
 
 EROFS_ZSTD = mkfs_erofs("-zzstd,9", "-C65536")
 SYSTEMS = [
-    System("ashlar", "Ashlar 128K", "ours", "ashlar-128k.img", mkimage("128K"), serve_ashlar()),
-    System("ashlar64", "Ashlar 64K", "ours", "ashlar-64k.img", mkimage("64K"), serve_ashlar()),
-    System("ashlartraced", "Ashlar 128K, by the trace", "ours", "ashlar-traced.img", mkimage_traced, serve_ashlar()),
-    System("ashlar8m", "Ashlar 128K, cachesize=8M", "ours", "ashlar-128k.img", mkimage("128K"),
+    System("ashlar", "Ashlar", "ours", "ashlar-64k.img", mkimage("64K"), serve_ashlar()),
+    System("ashlar128", "Ashlar 128K", "ours", "ashlar-128k.img", mkimage("128K"), serve_ashlar()),
+    System("ashlartraced", "Ashlar, by the trace", "ours", "ashlar-traced.img", mkimage_traced, serve_ashlar()),
+    System("ashlar8m", "Ashlar, cachesize=8M", "ours", "ashlar-64k.img", mkimage("64K"),
            serve_ashlar("-o", "cachesize=8M")),
     System("erofs", "EROFS zstd", "kernel", "erofs-zstd.img", EROFS_ZSTD, kernel_type="erofs"),
     System("erofs-lz4", "EROFS lz4hc", "kernel", "erofs-lz4hc.img", mkfs_erofs("-zlz4hc,9", "-C65536"),
@@ -80,7 +80,7 @@ SYSTEMS = [
 
 # What exactly each name above stands for, told once below the tables.
 OPTIONS = (
-    "Ashlar: zstd-19, every block verified, defaults unless said; by the trace: laid out by the boot trace that is replayed, "
+    "Ashlar: zstd-19, 64K blocks, every block verified, defaults unless said; by the trace: laid out by the boot trace that is replayed, "
     "whose blocks it expands ahead. EROFS zstd: zstd,9 -C65536. EROFS lz4hc: lz4hc,9 "
     "-C65536. squashfs: zstd-19, 128K blocks. squashfuse_ll serves the squashfs image, erofsfuse the EROFS zstd one. "
     "Only Ashlar verifies."

@@ -72,10 +72,7 @@ mod tests {
 
     #[test]
     fn who_reads_in_order_goes_on() {
-        assert_eq!(
-            runs([5, 6, 7, 9, 10, 11]),
-            [None, Some(0), Some(1), Some(2), Some(3), Some(4)]
-        );
+        assert_eq!(runs([5, 6, 7, 9, 10, 11]), [None, Some(0), Some(1), Some(2), Some(3), Some(4)]);
         assert_eq!(runs([5, 6, 6, 6, 7]), [None, Some(0), None, None, Some(1)]);
     }
 
