@@ -238,7 +238,9 @@ fn processor(stat: &[u8]) -> Option<usize> {
 
 fn set_of(processors: &[usize]) -> CpuSet {
     let mut set = CpuSet::new();
-    processors.iter().for_each(|processor| set.set(*processor));
+    for processor in processors {
+        set.set(*processor);
+    }
     set
 }
 
