@@ -3,6 +3,7 @@
 //! Each structure of `format-spec/SPEC.md` has one file here, with its decoder, its encoder and its field table side by
 //! side; a test reads SPEC's tables and compares them with `FIELDS`.
 
+pub mod branch;
 pub mod defect;
 pub mod digest;
 pub mod dirent;

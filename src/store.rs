@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
+use crate::format::branch;
 use crate::format::defect::{Corrupt, Untrusted};
 use crate::format::digest::Digest;
 use crate::format::entry::{Codec, Entry};
@@ -427,11 +428,16 @@ impl Store {
         }
         match entry.codec {
             Codec::None => self.read_stored(block, entry, content),
-            Codec::Zstd => with_stored(entry, |stored| {
-                self.read_stored(block, entry, stored)?;
-                expand::expand(stored, content, block)?;
+            Codec::Zstd | Codec::ZstdX86 | Codec::ZstdArm64 => {
+                with_stored(entry, |stored| -> Result<()> {
+                    self.read_stored(block, entry, stored)?;
+                    Ok(expand::expand(stored, content, block)?)
+                })?;
+                if let Some(machine) = entry.codec.machine() {
+                    branch::to_distances(machine, content);
+                }
                 Ok(())
-            }),
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Does every vector of the specification give what it says, and is there one for every rule?
 //!
-//! A vector is a text header (`spec:`, `expect:`, `root:` or `key:`, `comment:`), a blank line, and the bytes of an image.
+//! A vector is a text header (`spec:`, `expect:`, `root:` or `key:`, `comment:`; `content:`, the BLAKE3 of its manifest, where nothing
+//! is wrong), a blank line, and the bytes of an image.
 //! `cargo test --test vectors -- --ignored` writes them anew from `tests/support/cases.rs`.
 
 #[path = "support/cases.rs"]
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
+use ashlarfs::Digest;
 use ashlarfs::format::defect::{Corrupt, Unsupported, Untrusted};
 
 fn directory() -> PathBuf {
@@ -44,6 +46,15 @@ fn vectors() -> BTreeMap<String, (BTreeMap<String, String>, Vec<u8>)> {
     vectors
 }
 
+/// The BLAKE3 of an image's manifest.
+fn manifest(image: &[u8], root: Option<Digest>) -> String {
+    let source = image::Memory::new(image.to_vec());
+    let tree = ashlarfs::open_source(source, &verdict::options(root, None)).unwrap();
+    let mut hasher = blake3::Hasher::new();
+    ashlarfs::manifest::write(&tree, true, &mut hasher).unwrap();
+    hasher.finalize().to_string()
+}
+
 #[test]
 fn every_vector_gives_what_it_says() {
     let mut wrong = Vec::new();
@@ -54,6 +65,10 @@ fn every_vector_gives_what_it_says() {
         let found = verdict::of(&image, root, header.get("key").map(String::as_str));
         if found != BTreeSet::from([header["expect"].clone()]) {
             wrong.push(format!("{name}: expected {}, found {found:?}", header["expect"]));
+        }
+        let is_another = |wanted: &String| manifest(&image, root) != *wanted;
+        if header.get("content").is_some_and(is_another) {
+            wrong.push(format!("{name}: another manifest"));
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
@@ -107,6 +122,8 @@ fn write() {
         let mut header = format!("spec: {spec}\nexpect: {}\nroot: {root}\n", case.expect);
         if let Some(key) = &case.key {
             header.push_str(&format!("key: {key}\n"));
+        } else if case.expect == "ok" {
+            header.push_str(&format!("content: {}\n", manifest(&case.image, case.root)));
         }
         header.push_str(&format!("comment: {}\n\n", case.comment));
         let raw = [header.as_bytes(), &case.image].concat();

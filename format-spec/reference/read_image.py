@@ -173,7 +173,7 @@ class Entry(NamedTuple):
 
 
 def expand(index, stored, content_len):
-    """The content of a codec 1 block. The frame is followed here by RFC 8878, §3.1.1, to find where it ends and what
+    """What the frame of a block holds. The frame is followed here by RFC 8878, §3.1.1, to find where it ends and what
     it declares, before the library gets to see it."""
     def bad(why):
         fail("S-30", f"block {index}, {len(stored)} bytes stored, {content_len} of content: {why}")
@@ -204,6 +204,39 @@ def expand(index, stored, content_len):
     if len(content) != content_len:
         bad(f"it expands to {len(content)} bytes")
     return content
+
+
+def without_x86_filter(content):
+    """Undoes the filter of codec 2, §5.1."""
+    out, i, reach = bytearray(content), 0, 1 << 26
+    while i + 6 <= len(out):
+        if out[i] & 0xFE == 0xE8:
+            p = i + 1
+        elif out[i] & 0xF9 == 0x89 and out[i + 1] & 0xC7 == 0x05:
+            p = i + 2
+        else:
+            i += 1
+            continue
+        v = int.from_bytes(out[p:p + 4], "little", signed=True)
+        if -reach <= v < reach:
+            v = (v + reach - p) % (2 * reach) - reach
+            out[p:p + 4] = v.to_bytes(4, "little", signed=True)
+        i = p + 4
+    return bytes(out)
+
+
+def without_arm64_filter(content):
+    """Undoes the filter of codec 3, §5.1."""
+    out = bytearray(content)
+    for p in range(0, len(out) - 3, 4):
+        word = int.from_bytes(out[p:p + 4], "little")
+        if word >> 26 == 0b100101:
+            word = 0b100101 << 26 | (word - p // 4) % (1 << 26)
+            out[p:p + 4] = word.to_bytes(4, "little")
+    return bytes(out)
+
+
+FILTERS = {2: without_x86_filter, 3: without_arm64_filter}
 
 
 # ---------------------------------------------------------------------------------------------- §6, inodes
@@ -300,7 +333,7 @@ class Image:
             block_digest, offset, codec, reserved, stored_len, content_len = fields
             offset = int.from_bytes(offset, "little")
             text = f"block {index}"
-            if codec > 1:
+            if codec > 3:
                 fail("S-23", f"{text}: codec {codec}")
             if reserved:
                 fail("S-24", f"{text}: reserved byte {reserved:#x}")
@@ -334,7 +367,10 @@ class Image:
         stored = self.source.read(entry.offset, entry.stored_len)
         if digest("data block" if is_data else "metadata block", stored) != entry.digest:
             fail("S-22", f"block {index}, [{entry.offset}:{entry.offset + entry.stored_len}]")
-        return expand(index, stored, entry.content_len) if entry.codec else stored
+        if entry.codec == 0:
+            return stored
+        content = expand(index, stored, entry.content_len)
+        return FILTERS[entry.codec](content) if entry.codec in FILTERS else content
 
     def read(self, section, offset, length):
         """Content bytes of a section. Callers have checked the range, and ask for small ones only."""

@@ -129,7 +129,7 @@ pub(crate) fn build(
                 let sections = encode_sections(&plan, layouts, block_size)?;
                 for section in Section::ALL {
                     for content in sections.get(section).chunks(1 << METADATA_BLOCK_BITS) {
-                        pipeline.push(content.to_vec(), BlockKind::Metadata)?;
+                        pipeline.push(content.to_vec(), BlockKind::Metadata, None)?;
                     }
                 }
                 Ok((data_block_count, sections, sums))

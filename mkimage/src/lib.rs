@@ -16,6 +16,7 @@ use std::process::ExitCode;
 mod base;
 mod build;
 mod cli;
+mod elf;
 mod emit;
 mod filter;
 mod lint;

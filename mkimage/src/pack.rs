@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use ashlarfs::format::branch::Machine;
 use ashlarfs::format::index::{BlockIndex, NONE};
 use ashlarfs::format::run::Run;
 use ashlarfs::store::proof::BlockKind;
@@ -10,6 +11,7 @@ use ashlarfs::store::proof::BlockKind;
 use crate::Failure;
 use crate::base::{Base, Piece};
 use crate::build::{Options, Progress};
+use crate::elf;
 use crate::pipeline::Pipeline;
 use crate::plan::{Plan, index};
 use crate::tree::{Body, Content, Contents};
@@ -74,8 +76,9 @@ struct Packer<'a, 'scope> {
     block_size: usize,
     full: HashMap<ContentHash, BlockIndex>,
     tails: HashMap<ContentHash, TailPlace>,
-    /// Content of the pack that is being filled.
+    /// Content of the pack that is being filled, and whose code is in it.
     pack: Vec<u8>,
+    pack_machine: Option<Machine>,
     /// Block of each pack that was pushed; the one being filled is the next.
     packs: Vec<BlockIndex>,
     sums: Sums,
@@ -97,6 +100,7 @@ pub(crate) fn pack(
         full: HashMap::new(),
         tails: HashMap::new(),
         pack: Vec::new(),
+        pack_machine: None,
         packs: Vec::new(),
         sums: Sums::default(),
     };
@@ -142,6 +146,7 @@ impl Packer<'_, '_> {
         let full = u32::try_from(size / block_size).map_err(|_| {
             Failure::new("a file has more than 2^32 blocks").hint("give a larger --block-size")
         })?;
+        let mut machine = None;
         let mut next = 0;
         while next < full {
             let offset = u64::from(next) * block_size;
@@ -158,7 +163,10 @@ impl Packer<'_, '_> {
             }
             let mut bytes = vec![0; self.block_size];
             content.read_exact_at(&mut bytes, offset).map_err(wrap)?;
-            let block = self.block(bytes)?;
+            if next == 0 {
+                machine = elf::machine(&bytes);
+            }
+            let block = self.block(bytes, machine)?;
             push_run(&mut runs, next, block, 1);
             progress.advance(block_size);
             next += 1;
@@ -171,14 +179,21 @@ impl Packer<'_, '_> {
             if content.next_data(offset).map_err(wrap)? < size {
                 content.read_exact_at(&mut bytes, offset).map_err(wrap)?;
             }
-            place = self.tail(&bytes)?;
+            if full == 0 {
+                machine = elf::machine(&bytes);
+            }
+            place = self.tail(&bytes, machine)?;
             progress.advance(tail_len);
         }
         Ok((runs, place))
     }
 
     /// Finds or makes the block for a full block of content; nothing for zeros.
-    fn block(&mut self, bytes: Vec<u8>) -> Result<Option<BlockIndex>, Failure> {
+    fn block(
+        &mut self,
+        bytes: Vec<u8>,
+        machine: Option<Machine>,
+    ) -> Result<Option<BlockIndex>, Failure> {
         if is_zero(&bytes) {
             self.sums.hole_bytes += bytes.len() as u64;
             return Ok(None);
@@ -194,14 +209,18 @@ impl Packer<'_, '_> {
                     self.sums.base_blocks += 1;
                     self.pipeline.push_stored(base.stored(block)?)?
                 }
-                None => self.pipeline.push(bytes, BlockKind::Data)?,
+                None => self.pipeline.push(bytes, BlockKind::Data, machine)?,
             };
         self.full.insert(hash, BlockIndex(number));
         Ok(Some(BlockIndex(number)))
     }
 
     /// Finds or makes a place for a tail; nothing for zeros.
-    fn tail(&mut self, bytes: &[u8]) -> Result<Option<TailPlace>, Failure> {
+    fn tail(
+        &mut self,
+        bytes: &[u8],
+        machine: Option<Machine>,
+    ) -> Result<Option<TailPlace>, Failure> {
         if is_zero(bytes) {
             self.sums.hole_bytes += bytes.len() as u64;
             return Ok(None);
@@ -213,25 +232,31 @@ impl Packer<'_, '_> {
         }
         let place = match self.base.and_then(|base| base.piece(&hash)) {
             Some(piece) => TailPlace::Base(piece),
-            None => self.add_to_pack(bytes)?,
+            None => self.add_to_pack(bytes, machine)?,
         };
         self.tails.insert(hash, place);
         Ok(Some(place))
     }
 
-    fn add_to_pack(&mut self, bytes: &[u8]) -> Result<TailPlace, Failure> {
+    fn add_to_pack(
+        &mut self,
+        bytes: &[u8],
+        machine: Option<Machine>,
+    ) -> Result<TailPlace, Failure> {
         if self.pack.len() + bytes.len() > self.block_size {
             self.flush()?;
         }
         let place = TailPlace::Pack(self.packs.len() as u32, self.pack.len() as u32);
         self.pack.extend_from_slice(bytes);
+        self.pack_machine = self.pack_machine.or(machine);
         Ok(place)
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
         if !self.pack.is_empty() {
             let pack = std::mem::take(&mut self.pack);
-            self.packs.push(BlockIndex(self.pipeline.push(pack, BlockKind::Data)?));
+            let machine = self.pack_machine.take();
+            self.packs.push(BlockIndex(self.pipeline.push(pack, BlockKind::Data, machine)?));
         }
         Ok(())
     }
@@ -260,7 +285,9 @@ impl Packer<'_, '_> {
                 let place = if reused {
                     TailPlace::Pack(reused_pack - 1, at)
                 } else {
-                    self.add_to_pack(&base.content(&piece)?)?
+                    let bytes = base.content(&piece)?;
+                    // What a larger file ends with tells nothing of the machine.
+                    self.add_to_pack(&bytes, elf::machine(&bytes))?
                 };
                 settled.insert((block.0, at, len), place);
             }

@@ -11,6 +11,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
+use ashlarfs::format::branch::{self, Machine};
 use ashlarfs::format::entry::{Codec, Entry};
 use ashlarfs::format::superblock;
 use ashlarfs::store::proof::{BlockKind, hash_block};
@@ -32,6 +33,8 @@ struct Job {
     number: u32,
     content: Vec<u8>,
     kind: BlockKind,
+    /// Whose code may be in it.
+    machine: Option<Machine>,
 }
 
 type Ready = Result<(Stored, Entry), io::Error>;
@@ -86,10 +89,10 @@ impl<'scope> Pipeline<'scope> {
         block_size: usize,
     ) -> Self {
         Self::start_with(scope, file, workers, block_size, move || {
-            let mut compressor = level.map(compressor);
-            move |job| match &mut compressor {
+            let mut compressors = level.map(Compressors::new);
+            move |job| match &mut compressors {
                 None => Ok(uncompressed(job)),
-                Some(Ok(compressor)) => compress(compressor, job),
+                Some(Ok(compressors)) => compressors.compress(job),
                 Some(Err(err)) => Err(io::Error::new(err.kind(), err.to_string())),
             }
         })
@@ -132,11 +135,16 @@ impl<'scope> Pipeline<'scope> {
         self.next
     }
 
-    /// Puts a block of content in; returns its number.
-    pub(crate) fn push(&mut self, content: Vec<u8>, kind: BlockKind) -> Result<u32, Failure> {
+    /// Puts a block of content in, which may hold code of `machine`; returns its number.
+    pub(crate) fn push(
+        &mut self,
+        content: Vec<u8>,
+        kind: BlockKind,
+        machine: Option<Machine>,
+    ) -> Result<u32, Failure> {
         let number = self.admit()?;
         // Fails when no worker is left: they end when `jobs` is dropped, or by a panic.
-        self.jobs.send(Job { number, content, kind }).map_err(|_| stopped())?;
+        self.jobs.send(Job { number, content, kind, machine }).map_err(|_| stopped())?;
         Ok(number)
     }
 
@@ -252,14 +260,48 @@ fn uncompressed(job: Job) -> Stored {
     Stored { bytes: job.content, codec: Codec::None, content_len, kind: job.kind }
 }
 
-/// Compresses a block; one that does not become shorter is stored as it is.
-fn compress(compressor: &mut Compressor<'_>, job: Job) -> io::Result<Stored> {
-    let bytes = compressor.compress(&job.content)?;
-    if bytes.len() >= job.content.len() {
-        return Ok(uncompressed(job));
+/// Level at which both ways are tried. It errs about one block in a hundred, by little; trying at the level that is asked for
+/// would take twice the time.
+const LEVEL_TRIED: i32 = 3;
+
+/// What a worker compresses with.
+struct Compressors {
+    level: Compressor<'static>,
+    trial: Compressor<'static>,
+}
+
+impl Compressors {
+    fn new(level: i32) -> io::Result<Self> {
+        Ok(Compressors {
+            level: compressor(level)?,
+            trial: Compressor::new(level.min(LEVEL_TRIED))?,
+        })
     }
-    let content_len = job.content.len() as u32;
-    Ok(Stored { bytes, codec: Codec::Zstd, content_len, kind: job.kind })
+
+    /// Compresses a block, filtered where it has code and that promises to be shorter; one that does not become shorter is stored as
+    /// it is.
+    fn compress(&mut self, job: Job) -> io::Result<Stored> {
+        let content_len = job.content.len() as u32;
+        let filtered = match job.machine {
+            Some(machine) => self.filtered(machine, &job.content)?,
+            None => None,
+        };
+        let codec = Codec::zstd(job.machine.filter(|_| filtered.is_some()));
+        let bytes = self.level.compress(filtered.as_ref().unwrap_or(&job.content))?;
+        if bytes.len() >= job.content.len() {
+            return Ok(uncompressed(job));
+        }
+        Ok(Stored { bytes, codec, content_len, kind: job.kind })
+    }
+
+    /// The content as the filter leaves it, if that promises to be shorter.
+    fn filtered(&mut self, machine: Machine, content: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut filtered = content.to_vec();
+        branch::to_places(machine, &mut filtered);
+        let is_shorter =
+            self.trial.compress(&filtered)?.len() < self.trial.compress(content)?.len();
+        Ok(is_shorter.then_some(filtered))
+    }
 }
 
 /// Writes blocks in the order of their numbers, whatever the order in which they get ready.
@@ -305,7 +347,7 @@ mod tests {
                 });
                 // Far more than there are permits.
                 let pushed = (0..10_000)
-                    .try_for_each(|_| pipeline.push(vec![1; 64], BlockKind::Data).map(drop));
+                    .try_for_each(|_| pipeline.push(vec![1; 64], BlockKind::Data, None).map(drop));
                 (pushed, pipeline.finish())
             });
             assert!(pushed.is_err());

@@ -25,8 +25,8 @@ use crate::trust;
 #[command(after_help = "\
 --json writes one object: image, root_digest, format_version, incompat, compat, label, image_version, build_time,
 image_len, block_size, metadata_block_size, block_count, data_block_count, inode_count, parts (data and each section:
-name, blocks, content_bytes, stored_bytes), raw_blocks (stored as they are), histogram (blocks by stored length in
-tenths of content length), trailer_len, and signatures (key_id, trusted_comment).")]
+name, blocks, content_bytes, stored_bytes), codecs (blocks by codec), histogram (blocks by stored length in tenths of
+content length), trailer_len, and signatures (key_id, trusted_comment).")]
 pub struct InspectArgs {
     #[command(flatten)]
     trust: TrustArgs,
@@ -60,11 +60,12 @@ impl Part {
 }
 
 /// What the digest table says of all blocks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     data: Part,
     sections: Vec<(Section, Part)>,
-    raw_blocks: u64,
+    /// Blocks by codec, in the order of `Codec::ALL`.
+    codecs: [(Codec, u64); Codec::ALL.len()],
     /// Blocks by stored length in tenths of their content's length.
     histogram: [u64; 10],
 }
@@ -99,8 +100,12 @@ pub fn run(args: &InspectArgs) -> Outcome {
 
 fn read_table(tree: &Tree) -> Result<Table> {
     let superblock = tree.superblock();
-    let mut table = Table::default();
-    table.sections.extend(Section::ALL.map(|section| (section, Part::default())));
+    let mut table = Table {
+        data: Part::default(),
+        sections: Section::ALL.map(|section| (section, Part::default())).to_vec(),
+        codecs: Codec::ALL.map(|codec| (codec, 0)),
+        histogram: [0; 10],
+    };
     let mut block = 0_u32;
     for page in 0..superblock.page_count() {
         for entry in tree.store().table_page(page)?.iter() {
@@ -117,8 +122,8 @@ fn read_table(tree: &Tree) -> Result<Table> {
             if let Some(part) = part {
                 part.add(entry);
             }
-            if entry.codec == Codec::None {
-                table.raw_blocks = table.raw_blocks.saturating_add(1);
+            for (codec, count) in &mut table.codecs {
+                *count = count.saturating_add((*codec == entry.codec).into());
             }
             let tenth = u64::from(entry.stored_len).saturating_mul(10);
             let tenth = tenth.checked_div(entry.content_len.into()).unwrap_or(0).min(9);
@@ -145,6 +150,7 @@ fn to_text(tree: &Tree, table: &Table, signatures: &[Vec<u8>]) -> String {
         time => format!("{time} seconds after 1970-01-01 UTC"),
     };
     let metadata_blocks = superblock.block_count.saturating_sub(superblock.data_block_count);
+    let codecs = table.codecs.map(|(codec, count)| format!("{} {count}", codec.name()));
     let mut lines = vec![
         format!("root digest    {}", tree.root_digest()),
         format!("format         version {FORMAT_VERSION}, {} compat", bits(superblock.compat)),
@@ -164,7 +170,7 @@ fn to_text(tree: &Tree, table: &Table, signatures: &[Vec<u8>]) -> String {
             "metadata       {metadata_blocks} blocks of up to {} bytes",
             superblock.metadata_block_size()
         ),
-        format!("stored raw     {} blocks", table.raw_blocks),
+        format!("codecs         {}", codecs.join(", ")),
         format!("inodes         {}", superblock.inode_count()),
         String::new(),
         format!("{:10} {:>9} {:>15} {:>15} {:>8}", "part", "blocks", "content", "stored", "ratio"),
@@ -220,6 +226,8 @@ fn to_json(args: &InspectArgs, tree: &Tree, table: &Table, signatures: &[Vec<u8>
         .map(|signature| describe(signature))
         .map(|(id, comment)| json!({ "key_id": id, "trusted_comment": comment }))
         .collect();
+    let codecs = table.codecs.iter().map(|(codec, count)| (codec.name().to_owned(), json!(count)));
+    let codecs: serde_json::Map<_, _> = codecs.collect();
     json!({
         "image": args.image.to_string_lossy(),
         "root_digest": tree.root_digest(),
@@ -236,7 +244,7 @@ fn to_json(args: &InspectArgs, tree: &Tree, table: &Table, signatures: &[Vec<u8>
         "data_block_count": superblock.data_block_count,
         "inode_count": superblock.inode_count(),
         "parts": parts,
-        "raw_blocks": table.raw_blocks,
+        "codecs": codecs,
         "histogram": table.histogram,
         "trailer_len": trailer::len(signatures),
         "signatures": signers,
@@ -249,16 +257,15 @@ fn extents(tree: &Tree, path: &OsString) -> Result<String, Failure> {
     let file = tree.resolve(path.as_bytes()).and_then(|index| tree.file(index)).map_err(about)?;
     let block_size = u64::from(tree.superblock().block_size());
     let mut lines = vec![format!(
-        "{:>12} {:>9} {:>9} {:>14} {:>9} codec digest",
-        "offset", "length", "block", "image offset", "stored"
+        "{:>12} {:>9} {:>9} {:>14} {:>9} {:10} digest",
+        "offset", "length", "block", "image offset", "stored", "codec"
     )];
     let line = |offset: u64, len: u64, block: BlockIndex| -> Result<String> {
         let Entry { offset: place, stored_len, codec, digest, .. } = tree.store().entry(block)?;
-        let codec = match codec {
-            Codec::None => "none ",
-            Codec::Zstd => "zstd ",
-        };
-        Ok(format!("{offset:>12} {len:>9} {block:>9} {place:>14} {stored_len:>9} {codec} {digest}"))
+        let codec = codec.name();
+        let line =
+            format!("{offset:>12} {len:>9} {block:>9} {place:>14} {stored_len:>9} {codec:10}");
+        Ok(format!("{line} {digest}"))
     };
     for extent in file.extents() {
         let Extent { offset, len, place } = extent.map_err(about)?;

@@ -1,5 +1,6 @@
 //! What does an entry of the digest table say? Where a block lies, how it is stored, and what it must hash to (SPEC §4).
 
+use super::branch::Machine;
 use super::defect::Corrupt;
 use super::digest::Digest;
 use super::field::{self, Field, field};
@@ -30,12 +31,59 @@ pub const FIELDS: &[Field] = &[
 
 /// How a block's content became its stored bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Codec {
     /// Stored as it is.
     None,
     /// One Zstandard frame.
     Zstd,
+    /// The same, of content in which x86-64 code names places instead of distances.
+    ZstdX86,
+    /// The same, of arm64 code.
+    ZstdArm64,
+}
+
+impl Codec {
+    /// All of them.
+    pub const ALL: [Codec; 4] = [Codec::None, Codec::Zstd, Codec::ZstdX86, Codec::ZstdArm64];
+
+    /// How a frame is called whose content went through the filter of `machine`, or through none.
+    pub fn zstd(machine: Option<Machine>) -> Self {
+        match machine {
+            None => Codec::Zstd,
+            Some(Machine::X86_64) => Codec::ZstdX86,
+            Some(Machine::Arm64) => Codec::ZstdArm64,
+        }
+    }
+
+    /// For which machine's code the content was changed before it was compressed.
+    pub fn machine(self) -> Option<Machine> {
+        match self {
+            Codec::None | Codec::Zstd => None,
+            Codec::ZstdX86 => Some(Machine::X86_64),
+            Codec::ZstdArm64 => Some(Machine::Arm64),
+        }
+    }
+
+    /// Its name, for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Codec::None => "none",
+            Codec::Zstd => "zstd",
+            Codec::ZstdX86 => "zstd-x86",
+            Codec::ZstdArm64 => "zstd-arm64",
+        }
+    }
+
+    /// Its number on disk.
+    pub fn number(self) -> u8 {
+        match self {
+            Codec::None => 0,
+            Codec::Zstd => 1,
+            Codec::ZstdX86 => 2,
+            Codec::ZstdArm64 => 3,
+        }
+    }
 }
 
 /// One block's entry.
@@ -60,11 +108,9 @@ impl Entry {
         block: BlockIndex,
         content_len_max: u32,
     ) -> Result<Self, Corrupt> {
-        let codec = match field::get_u8(raw, CODEC_AT) {
-            0 => Codec::None,
-            1 => Codec::Zstd,
-            codec => return Err(Corrupt::Codec { block, codec }),
-        };
+        let number = field::get_u8(raw, CODEC_AT);
+        let codec = Codec::ALL.into_iter().find(|codec| codec.number() == number);
+        let codec = codec.ok_or(Corrupt::Codec { block, codec: number })?;
         if field::get_u8(raw, RESERVED_AT) != 0 {
             return Err(Corrupt::EntryReserved { block });
         }
@@ -77,7 +123,9 @@ impl Entry {
         };
         let stored_len_fits = match codec {
             Codec::None => entry.stored_len == entry.content_len,
-            Codec::Zstd => (1..entry.content_len).contains(&entry.stored_len),
+            Codec::Zstd | Codec::ZstdX86 | Codec::ZstdArm64 => {
+                (1..entry.content_len).contains(&entry.stored_len)
+            }
         };
         if !(1..=content_len_max).contains(&entry.content_len) || !stored_len_fits {
             let Entry { stored_len, content_len, .. } = entry;
@@ -96,11 +144,7 @@ impl Entry {
             OFFSET_AT,
             self.offset.to_le_bytes().first_chunk::<6>().unwrap_or(&[0; 6]),
         );
-        let codec = match self.codec {
-            Codec::None => 0,
-            Codec::Zstd => 1,
-        };
-        field::put(&mut raw, CODEC_AT, &[codec]);
+        field::put(&mut raw, CODEC_AT, &[self.codec.number()]);
         field::put(&mut raw, STORED_LEN_AT, &self.stored_len.to_le_bytes());
         field::put(&mut raw, CONTENT_LEN_AT, &self.content_len.to_le_bytes());
         raw

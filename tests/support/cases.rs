@@ -105,6 +105,23 @@ fn tar() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+/// A block of little but what the filter for x86-64 looks for, with distances that are far enough and such that are not.
+fn x86_code() -> Vec<u8> {
+    const BYTES: &[u8; 16] = b"\xe8\xe8\xe9\x89\x8b\x8d\x05\x3d\x0d\x00\x00\xff\xff\x03\xfc\x48";
+    let bytes = noise(31, 4090).into_iter().map(|byte| BYTES[usize::from(byte % 16)]);
+    // The last one that is whole.
+    bytes.chain([0x8b, 0x05, 1, 0, 0, 0]).collect()
+}
+
+/// A block of which half are calls.
+fn arm64_code() -> Vec<u8> {
+    let words = noise(32, 2 * 1024);
+    let words = words.as_chunks::<2>().0.iter().map(|[low, high]| {
+        [low % 16, 0, high % 4 * 85, [0x94, 0x97, 0x14, 0xd6][usize::from(high / 64)]]
+    });
+    words.flatten().collect()
+}
+
 /// All cases.
 pub(crate) fn all() -> Vec<Case> {
     let directory = tempfile::tempdir().unwrap();
@@ -232,6 +249,24 @@ impl Maker {
         self.sealed("good-prefetch-list", "ok", "some blocks are wanted first", |draft| {
             draft.list(&[2, 0, 1]);
         });
+        let mut filtered = |name: &str, comment, codec, bytes: fn() -> Vec<u8>| {
+            self.sealed(name, "ok", comment, |draft| {
+                let full = draft.data.iter_mut().find(|block| block.content_len == 4096).unwrap();
+                *full = Stored { bytes: compress(&bytes()), codec, content_len: 4096 };
+                // Of any length, and with files that are no code.
+                let packed =
+                    draft.data.iter_mut().find(|block| block.content_len % 4 != 0).unwrap();
+                let content = match packed.codec {
+                    0 => packed.bytes.clone(),
+                    _ => zstd::bulk::decompress(&packed.bytes, 4096).unwrap(),
+                };
+                let content = [&content[..], &[0; 40]].concat();
+                let content_len = u32::try_from(content.len()).unwrap();
+                *packed = Stored { bytes: compress(&content), codec, content_len };
+            });
+        };
+        filtered("good-x86", "x86-64 code, one instruction in another too", 2, x86_code);
+        filtered("good-arm64", "arm64 code", 3, arm64_code);
         let image = self.sound.clone();
         self.add(
             "good-no-root",
@@ -556,7 +591,7 @@ impl Maker {
             draft.list(&vec![0; draft.data.len() + 1]);
         });
         let data = self.tree.superblock().data_block_count as usize;
-        self.entry_edit("S-23-codec", "corrupt Codec", "codec 2", |entries| entries[0][38] = 2);
+        self.entry_edit("S-23-codec", "corrupt Codec", "codec 4", |entries| entries[0][38] = 4);
         self.entry_edit("S-24-reserved", "corrupt EntryReserved", "a reserved byte", |entries| {
             entries[0][39] = 1
         });
@@ -588,6 +623,15 @@ impl Maker {
                 let entry = entries.iter_mut().find(|entry| entry[38] == 1).unwrap();
                 let len = get32(entry, 44);
                 put32(entry, 40, len);
+            },
+        );
+        self.entry_edit(
+            "S-25-filtered-not-shorter",
+            "corrupt EntryLength",
+            "filtered, and as long as its content",
+            |entries| {
+                let entry = entries.iter_mut().find(|entry| entry[38] == 0).unwrap();
+                entry[38] = 2;
             },
         );
         self.entry_edit(
@@ -710,6 +754,14 @@ impl Maker {
             let head =
                 [&[0x28, 0xb5, 0x2f, 0xfd, 0x60][..], &u16::to_le_bytes(4096 - 256)].concat();
             [head, block(0).repeat(299), block(1)].concat()
+        });
+        self.sealed("S-30-x86", "corrupt Expansion", "filtered, one byte less", |draft| {
+            let block = draft.data.iter_mut().find(|block| block.content_len == 4096).unwrap();
+            (block.bytes, block.codec) = (compress(&x86_code()[1..]), 2);
+        });
+        self.sealed("S-30-arm64", "corrupt Expansion", "filtered, no frame at all", |draft| {
+            let block = draft.data.iter_mut().find(|block| block.content_len == 4096).unwrap();
+            (block.bytes, block.codec) = (b"this is no frame".to_vec(), 3);
         });
     }
 

@@ -61,7 +61,7 @@ impl Draft {
         let data = (0..superblock.data_block_count)
             .map(|block| {
                 let entry = store.entry(BlockIndex(block)).unwrap();
-                let codec = u8::from(entry.stored_len < entry.content_len);
+                let codec = entry.codec.number();
                 let bytes = store.stored(BlockIndex(block)).unwrap();
                 Stored { bytes, codec, content_len: entry.content_len }
             })

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use ashlarfs::format::entry::Codec;
 use ashlarfs::format::inode::Kind;
 use ashlarfs::fs::file::Place;
 use ashlarfs::{Anchor, Tree};
@@ -115,6 +116,24 @@ fn content(tree: &Tree, path: &str) -> Vec<u8> {
     content
 }
 
+/// An ELF file that calls one of 16 places again and again: with relative calls nothing of it is there twice.
+fn program(machine: u8, len: u32) -> Vec<u8> {
+    let mut file = [b"\x7fELF\x02\x01", &[0; 12][..], &[machine, 0]].concat();
+    for (call, n) in (24..len).step_by(8).zip(0..) {
+        let chosen = u32::from(noise(n, 1)[0] % 16);
+        file.resize(call as usize, 0x90);
+        if machine == 183 {
+            let distance = (0x10_0000 + chosen * 0x1234 - call / 4) & 0x03ff_ffff;
+            file.extend_from_slice(&(0x9400_0000 | distance).to_le_bytes());
+        } else {
+            let distance = 0x10_0000 + chosen * 0x1234 - (call + 5);
+            file.push(0xe8);
+            file.extend_from_slice(&distance.to_le_bytes());
+        }
+    }
+    file
+}
+
 fn files() -> Vec<(&'static str, Vec<u8>)> {
     let mut sparse = vec![0; 10 * 4096];
     sparse[3 * 4096 + 7] = 1;
@@ -128,6 +147,8 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
         ("zeros", vec![0; 5 * 4096 + 9]),
         ("sparse", sparse),
         ("text", b"over and over ".repeat(3000)),
+        ("program", program(62, 3 * 4096 + 1500)),
+        ("arm program", program(183, 2 * 4096)),
     ]
 }
 
@@ -160,6 +181,42 @@ fn what_goes_in_comes_out() {
         1,
         "nothing is left beside it"
     );
+}
+
+#[test]
+fn code_is_filtered_where_that_is_shorter() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let (x86, arm) = (program(62, 2 * 4096), program(183, 2 * 4096));
+    let unknown = [b"no ELF", &x86[6..]].concat();
+    // The same instructions at each place: distances are equal, and places would not be.
+    let local = [&x86[..24], &[0xe8, 0, 1, 0, 0].repeat(4096)].concat();
+    let small = program(62, 3000);
+    let files =
+        [("arm", arm), ("local", local), ("small", small), ("unknown", unknown), ("x86", x86)];
+    let tree = open(&image, &make(&files, &image, &options(2)));
+    let codec = |path: &str| {
+        let file = tree.file(tree.resolve(path.as_bytes()).unwrap()).unwrap();
+        let block = match file.extent_at(0).unwrap().place {
+            Place::Blocks { first, .. } => first,
+            Place::Tail { block, .. } => block,
+            Place::Hole => panic!("{path} is a hole"),
+        };
+        tree.store().entry(block).unwrap().codec
+    };
+    assert_eq!(codec("x86"), Codec::ZstdX86);
+    assert_eq!(codec("arm"), Codec::ZstdArm64);
+    assert_eq!(codec("small"), Codec::ZstdX86, "what shares a block is tried, too");
+    assert_eq!(codec("local"), Codec::Zstd, "not shorter");
+    assert_eq!(codec("unknown"), Codec::Zstd, "not tried");
+    for (path, wanted) in &files {
+        assert!(content(&tree, path) == *wanted, "{path}");
+    }
+
+    let new = directory.path().join("new");
+    let options = Options { base: Some(image.clone()), level: Some(19), ..options(1) };
+    let summary = make(&files, &new, &options);
+    assert_eq!(summary.base_blocks, summary.data_blocks, "whatever their codecs");
 }
 
 #[test]
