@@ -253,14 +253,13 @@ impl Maker {
             self.sealed(name, "ok", comment, |draft| {
                 let full = draft.data.iter_mut().find(|block| block.content_len == 4096).unwrap();
                 *full = Stored { bytes: compress(&bytes()), codec, content_len: 4096 };
-                // Of any length, and with files that are no code.
-                let packed =
-                    draft.data.iter_mut().find(|block| block.content_len % 4 != 0).unwrap();
-                let content = match packed.codec {
+                // Files that are no code, and a length that is no multiple of four.
+                let packed = draft.data.iter_mut().find(|block| block.content_len < 4000).unwrap();
+                let mut content = match packed.codec {
                     0 => packed.bytes.clone(),
                     _ => zstd::bulk::decompress(&packed.bytes, 4096).unwrap(),
                 };
-                let content = [&content[..], &[0; 40]].concat();
+                content.resize(content.len() / 4 * 4 + 41, 0);
                 let content_len = u32::try_from(content.len()).unwrap();
                 *packed = Stored { bytes: compress(&content), codec, content_len };
             });
