@@ -1,7 +1,7 @@
 //! Builds Ashlar images: the `mkimage` command, and the same as a call.
 //!
-//! scan or tar (someone else's files) -> lint (if asked for) -> plan (numbers and places) -> pack (contents into blocks)
-//! -> seal (digests) -> emit (write, sync, verify, rename).
+//! scan or tar (someone else's files) -> lint (if asked for) -> plan (numbers and places) -> read (contents, ahead)
+//! -> pack (into blocks) -> seal (digests) -> emit (write, sync, verify, rename).
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
@@ -22,8 +22,10 @@ mod filter;
 mod lint;
 mod overrides;
 mod pack;
+mod permits;
 mod pipeline;
 mod plan;
+mod read;
 mod report;
 mod scan;
 mod seal;

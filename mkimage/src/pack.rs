@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::thread;
 
 use ashlarfs::format::branch::Machine;
 use ashlarfs::format::index::{BlockIndex, NONE};
@@ -14,7 +15,8 @@ use crate::build::{Options, Progress};
 use crate::elf;
 use crate::pipeline::Pipeline;
 use crate::plan::{Plan, index};
-use crate::tree::{Body, Content, Contents};
+use crate::read::{Files, Part, Parts};
+use crate::tree::Contents;
 
 /// Tells equal content; never leaves the builder.
 pub(crate) type ContentHash = [u8; 32];
@@ -70,6 +72,9 @@ enum TailPlace {
     Base(Piece),
 }
 
+/// Bytes of content after which progress is told.
+const PROGRESS_LEN: u64 = 1 << 20;
+
 struct Packer<'a, 'scope> {
     pipeline: &'a mut Pipeline<'scope>,
     base: Option<&'a Base>,
@@ -106,21 +111,23 @@ pub(crate) fn pack(
     };
     let mut layouts = Vec::with_capacity(plan.content_order.len());
     let mut places = Vec::with_capacity(plan.content_order.len());
-    for inode in &plan.content_order {
-        let node = plan.nodes[index(*inode)];
-        let Body::File { size } = plan.tree.nodes[index(node)].body else { continue };
-        let mut content = contents.open(node)?;
-        let (runs, place) = packer.file(&mut *content, size, progress)?;
-        if let Err(changed) = content.finish() {
-            if !options.ignore_changed {
-                return Err(Failure::new(changed)
-                    .hint("build from a tree that nobody writes to, or give --ignore-changed"));
+    let files = Files { plan, contents, block_size: 1 << options.block_bits };
+    thread::scope(|scope| {
+        let mut parts = Parts::start(scope, files, options.workers)?;
+        let mut told = 0;
+        while layouts.len() < plan.content_order.len() {
+            let (runs, place) = packer.file(&mut parts, options.ignore_changed, progress)?;
+            layouts.push(Layout { runs, tail: None });
+            places.push(place);
+            // Not for each small file: it costs more than the file does.
+            if packer.sums.content_bytes - told >= PROGRESS_LEN {
+                progress.advance(packer.sums.content_bytes - told);
+                told = packer.sums.content_bytes;
             }
-            progress.warn(&changed);
         }
-        layouts.push(Layout { runs, tail: None });
-        places.push(place);
-    }
+        progress.advance(packer.sums.content_bytes - told);
+        Ok::<_, Failure>(())
+    })?;
     packer.settle(&mut places)?;
     packer.flush()?;
     for (layout, place) in layouts.iter_mut().zip(places) {
@@ -132,76 +139,73 @@ pub(crate) fn pack(
 }
 
 impl Packer<'_, '_> {
-    /// Packs one file.
+    /// Packs the file whose parts come next.
     fn file(
         &mut self,
-        content: &mut dyn Content,
-        size: u64,
+        parts: &mut Parts,
+        ignore_changed: bool,
         progress: &dyn Progress,
     ) -> Result<(Vec<Run>, Option<TailPlace>), Failure> {
-        let block_size = self.block_size as u64;
-        let wrap = |err: std::io::Error| Failure::new(err);
-        self.sums.content_bytes += size;
         let mut runs: Vec<Run> = Vec::new();
-        let full = u32::try_from(size / block_size).map_err(|_| {
-            Failure::new("a file has more than 2^32 blocks").hint("give a larger --block-size")
-        })?;
+        let (mut next, mut place) = (0, None);
+        let mut is_told = false;
         let mut machine = None;
-        let mut next = 0;
-        while next < full {
-            let offset = u64::from(next) * block_size;
-            let data = content.next_data(offset).map_err(wrap)?;
-            // Whole blocks before the next data need not be read.
-            let skipped =
-                u32::try_from((data.min(size) / block_size).min(u64::from(full))).unwrap_or(full);
-            if skipped > next {
-                push_run(&mut runs, next, None, skipped - next);
-                self.sums.hole_bytes += u64::from(skipped - next) * block_size;
-                progress.advance(u64::from(skipped - next) * block_size);
-                next = skipped;
-                continue;
+        loop {
+            match parts.next()? {
+                Some(Part::Zeros(count)) => {
+                    let len = u64::from(count) * self.block_size as u64;
+                    self.sums.content_bytes += len;
+                    self.sums.hole_bytes += len;
+                    push_run(&mut runs, next, None, count);
+                    next += count;
+                }
+                Some(Part::Block(bytes, hash)) => {
+                    self.sums.content_bytes += bytes.len() as u64;
+                    if next == 0 {
+                        machine = elf::machine(&bytes);
+                    }
+                    push_run(&mut runs, next, Some(self.block(bytes, hash, machine)?), 1);
+                    next += 1;
+                }
+                Some(Part::Tail(bytes, hash)) => {
+                    self.sums.content_bytes += bytes.len() as u64;
+                    if next == 0 {
+                        machine = elf::machine(&bytes);
+                    }
+                    place = Some(self.tail(&bytes, hash, machine)?);
+                }
+                Some(Part::ZeroTail(len)) => {
+                    self.sums.content_bytes += len;
+                    self.sums.hole_bytes += len;
+                }
+                Some(Part::Changed(changed)) if !ignore_changed => {
+                    return Err(Failure::new(changed).hint(
+                        "build from a tree that nobody writes to, or give --ignore-changed",
+                    ));
+                }
+                // Each piece of a large file may tell it.
+                Some(Part::Changed(changed)) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        progress.warn(&changed);
+                    }
+                }
+                Some(Part::End) => return Ok((runs, place)),
+                // cannot be: every file has an end
+                None => return Err(Failure::new("the reading threads have stopped")),
             }
-            let mut bytes = vec![0; self.block_size];
-            content.read_exact_at(&mut bytes, offset).map_err(wrap)?;
-            if next == 0 {
-                machine = elf::machine(&bytes);
-            }
-            let block = self.block(bytes, machine)?;
-            push_run(&mut runs, next, block, 1);
-            progress.advance(block_size);
-            next += 1;
         }
-        let tail_len = size % block_size;
-        let mut place = None;
-        if tail_len > 0 {
-            let offset = u64::from(full) * block_size;
-            let mut bytes = vec![0; tail_len as usize];
-            if content.next_data(offset).map_err(wrap)? < size {
-                content.read_exact_at(&mut bytes, offset).map_err(wrap)?;
-            }
-            if full == 0 {
-                machine = elf::machine(&bytes);
-            }
-            place = self.tail(&bytes, machine)?;
-            progress.advance(tail_len);
-        }
-        Ok((runs, place))
     }
 
-    /// Finds or makes the block for a full block of content; nothing for zeros.
+    /// Finds or makes the block for a full block of content.
     fn block(
         &mut self,
         bytes: Vec<u8>,
+        hash: ContentHash,
         machine: Option<Machine>,
-    ) -> Result<Option<BlockIndex>, Failure> {
-        if is_zero(&bytes) {
-            self.sums.hole_bytes += bytes.len() as u64;
-            return Ok(None);
-        }
-        let hash = hash(&bytes);
+    ) -> Result<BlockIndex, Failure> {
         if let Some(block) = self.full.get(&hash) {
             self.sums.duplicate_bytes += bytes.len() as u64;
-            return Ok(Some(*block));
+            return Ok(*block);
         }
         let number =
             match self.base.and_then(|base| base.full_block(&hash).map(|block| (base, block))) {
@@ -212,30 +216,26 @@ impl Packer<'_, '_> {
                 None => self.pipeline.push(bytes, BlockKind::Data, machine)?,
             };
         self.full.insert(hash, BlockIndex(number));
-        Ok(Some(BlockIndex(number)))
+        Ok(BlockIndex(number))
     }
 
-    /// Finds or makes a place for a tail; nothing for zeros.
+    /// Finds or makes a place for a tail.
     fn tail(
         &mut self,
         bytes: &[u8],
+        hash: ContentHash,
         machine: Option<Machine>,
-    ) -> Result<Option<TailPlace>, Failure> {
-        if is_zero(bytes) {
-            self.sums.hole_bytes += bytes.len() as u64;
-            return Ok(None);
-        }
-        let hash = hash(bytes);
+    ) -> Result<TailPlace, Failure> {
         if let Some(place) = self.tails.get(&hash) {
             self.sums.duplicate_bytes += bytes.len() as u64;
-            return Ok(Some(*place));
+            return Ok(*place);
         }
         let place = match self.base.and_then(|base| base.piece(&hash)) {
             Some(piece) => TailPlace::Base(piece),
             None => self.add_to_pack(bytes, machine)?,
         };
         self.tails.insert(hash, place);
-        Ok(Some(place))
+        Ok(place)
     }
 
     fn add_to_pack(
@@ -301,10 +301,6 @@ impl Packer<'_, '_> {
         }
         Ok(())
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Adds blocks to a file's runs, joining what can be one run (the format asks for it, S-52).

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use ashlarfs::format::branch::{self, Machine};
@@ -19,6 +19,7 @@ use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
 use crate::Failure;
+use crate::permits::Permits;
 
 /// A block ready to be written.
 #[derive(Debug)]
@@ -48,32 +49,6 @@ pub(crate) struct Pipeline<'scope> {
     writer: ScopedJoinHandle<'scope, Result<(File, Vec<Entry>), Failure>>,
     failed: Arc<AtomicBool>,
     next: u32,
-}
-
-/// How many blocks may be under way.
-struct Permits {
-    free: Mutex<usize>,
-    freed: Condvar,
-}
-
-impl Permits {
-    fn take(&self) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        while *free == 0 {
-            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
-        }
-        *free -= 1;
-    }
-
-    fn give(&self) {
-        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.freed.notify_one();
-    }
-
-    fn give_all(&self) {
-        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = usize::MAX / 2;
-        self.freed.notify_all();
-    }
 }
 
 /// Bytes of content that may be under way, beyond two blocks for each worker.
@@ -116,7 +91,7 @@ impl<'scope> Pipeline<'scope> {
         let handles = handles.collect();
         drop(todo);
         let count = (UNDER_WAY_MAX / block_size).min(4 * workers + 8).max(2 * workers);
-        let permits = Arc::new(Permits { free: Mutex::new(count), freed: Condvar::new() });
+        let permits = Arc::new(Permits::new(count));
         let failed = Arc::new(AtomicBool::new(false));
         let writer = {
             let (permits, failed) = (Arc::clone(&permits), Arc::clone(&failed));

@@ -48,20 +48,20 @@ pub(crate) struct SourceTree {
     pub(crate) xattr_sets: Vec<XattrSet>,
 }
 
-/// Where the content of regular files comes from.
-pub(crate) trait Contents {
+/// Where the content of regular files comes from. Several threads ask, for different files and for pieces of the same one.
+pub(crate) trait Contents: Sync {
     /// Opens the content of a node of kind `File`.
     fn open(&self, node: NodeId) -> Result<Box<dyn Content + '_>, crate::Failure>;
 }
 
-/// The content of one regular file. Exactly `size` bytes of it are read, in ascending order; bytes of a hole may be skipped.
-pub(crate) trait Content {
+/// The content of one regular file. It is read in ascending order, all of it or a piece; bytes of a hole may be skipped.
+pub(crate) trait Content: Send {
     /// Fills `buf` from `offset` on. A file that has become shorter is an error.
     fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
     /// Where data starts at or after `offset`; `size` when there is none. Before it are only zeros.
     fn next_data(&mut self, offset: u64) -> io::Result<u64>;
 
-    /// Whether the file is still the one that was scanned, now that all of it was read. The text says what changed.
+    /// Whether the file is still the one that was scanned, now that it was read. The text says what changed.
     fn finish(&mut self) -> Result<(), String>;
 }

@@ -25,9 +25,12 @@ impl HostContents {
     }
 
     fn open_fd(&self, node: NodeId) -> Result<OwnedFd, Errno> {
-        let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
-        let directory = directories.open(&self.places, self.places.parent(node))?;
-        directories.open_at(&directory, self.places.name(node), OFlags::empty())
+        let (directory, access) = {
+            let mut open = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+            (open.open(&self.places, self.places.parent(node))?, open.access())
+        };
+        // Others may look for their directories meanwhile.
+        access.open_at(&directory, self.places.name(node), OFlags::empty())
     }
 }
 
@@ -115,18 +118,20 @@ impl Content for HostContent<'_> {
     }
 
     fn finish(&mut self) -> Result<(), String> {
-        let path = self.places.shown(self.node);
+        let path = || self.places.shown(self.node);
         let Some(fd) = &self.fd else {
-            return Err(format!("{path} vanished before it was read"));
+            return Err(format!("{} vanished before it was read", path()));
         };
         let now = fstat(fd).map_err(|err| self.cannot("read", err))?;
         if let Some(difference) = self.places.stamp(self.node).difference(&Stamp::of(&now)) {
-            return Err(format!("{path} changed while it was read: {difference}"));
+            return Err(format!("{} changed while it was read: {difference}", path()));
         }
         match self.end {
-            Some(end) => {
-                Err(format!("{path} ended while it was read: after {end} bytes of {}", self.size))
-            }
+            Some(end) => Err(format!(
+                "{} ended while it was read: after {end} bytes of {}",
+                path(),
+                self.size
+            )),
             None => Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ashlarfs::format::inode::Kind;
 use rustix::fs::{Mode, OFlags, Stat, open, openat};
@@ -148,9 +149,12 @@ pub(crate) struct OpenDirectories {
     root: SharedFd,
     /// The ones used last, the latest at the end.
     recent: Vec<(NodeId, SharedFd)>,
-    /// Whether reading need not touch access times; not everybody may ask for that.
-    no_access_time: bool,
+    access: Access,
 }
+
+/// How files are opened: whether their access times need not be touched. Not everybody may ask for that.
+#[derive(Debug, Clone)]
+pub(super) struct Access(Arc<AtomicBool>);
 
 /// Most directories that stay open. Files are read directory by directory, so few are enough, and every system allows that many.
 const OPEN_MAX: usize = 32;
@@ -159,7 +163,11 @@ impl OpenDirectories {
     pub(super) fn new(source: &Path) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open(source, flags, Mode::empty())?;
-        Ok(OpenDirectories { root: Arc::new(root), recent: Vec::new(), no_access_time: true })
+        Ok(OpenDirectories {
+            root: Arc::new(root),
+            recent: Vec::new(),
+            access: Access(Arc::new(AtomicBool::new(true))),
+        })
     }
 
     pub(super) fn root(&self) -> SharedFd {
@@ -184,7 +192,7 @@ impl OpenDirectories {
             node = places.parent(node);
         };
         for node in chain.into_iter().rev() {
-            fd = Arc::new(self.open_at(&fd, places.name(node), OFlags::DIRECTORY)?);
+            fd = Arc::new(self.access.open_at(&fd, places.name(node), OFlags::DIRECTORY)?);
             if self.recent.len() >= OPEN_MAX {
                 self.recent.remove(0);
             }
@@ -193,17 +201,24 @@ impl OpenDirectories {
         Ok(fd)
     }
 
+    /// How to open files in these directories.
+    pub(super) fn access(&self) -> Access {
+        self.access.clone()
+    }
+}
+
+impl Access {
     /// Opens a name for reading, without following symlinks and without waiting for the other end of a pipe.
     pub(super) fn open_at(
-        &mut self,
+        &self,
         directory: &SharedFd,
         name: &[u8],
         flags: OFlags,
     ) -> Result<rustix::fd::OwnedFd, Errno> {
         let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        if self.no_access_time {
+        if self.0.load(Ordering::Relaxed) {
             match openat(directory, name, flags | OFlags::NOATIME, Mode::empty()) {
-                Err(Errno::PERM) => self.no_access_time = false,
+                Err(Errno::PERM) => self.0.store(false, Ordering::Relaxed),
                 result => return result,
             }
         }
