@@ -297,6 +297,7 @@ fn make(
             xattrs: !cli.no_xattrs,
             image: &cli.image,
             ignore_changed: cli.ignore_changed,
+            workers: options.workers,
         };
         let (tree, contents) = scan(&cli.source, &options, report)?;
         (tree, Box::new(contents))

@@ -20,6 +20,7 @@ mod elf;
 mod emit;
 mod filter;
 mod lint;
+mod ordered;
 mod overrides;
 mod pack;
 mod permits;

@@ -3,16 +3,16 @@
 //! Most files are small, and each costs the kernel more than its bytes do. One thread that opened them one after another
 //! would keep all others waiting, and on a cold disk would itself wait for each of them.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Scope};
 use std::vec;
 
 use crate::Failure;
+use crate::ordered::Ordered;
 use crate::pack::{ContentHash, hash};
 use crate::permits::Permits;
 use crate::plan::{Plan, index};
@@ -236,17 +236,13 @@ fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// What was read of a slice, or why not.
-type Taken = (u64, Result<Vec<Part>, Failure>);
+type Read = Result<Vec<Part>, Failure>;
 
 /// All content, part by part. A slice holds a permit from before it is cut until the next one is asked for, so memory stays
 /// bounded, and the slice that is due is always among those that have one.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    read: Receiver<Taken>,
-    /// What was read before its turn.
-    early: BTreeMap<u64, Result<Vec<Part>, Failure>>,
-    /// Number of the slice that is due.
-    due: u64,
+    read: Ordered<Read>,
     now: vec::IntoIter<Part>,
     shared: Arc<Shared>,
 }
@@ -265,18 +261,12 @@ impl Parts {
         workers: usize,
     ) -> Result<Self, Failure> {
         let readers = workers.saturating_mul(2).max(READERS_MIN);
-        let (sender, read) = mpsc::channel();
+        let (sender, read) = Ordered::new();
         let shared = Arc::new(Shared {
             permits: Permits::new(2 * readers),
             is_over: AtomicBool::new(false),
         });
-        let parts = Parts {
-            read,
-            early: BTreeMap::new(),
-            due: 0,
-            now: Vec::new().into_iter(),
-            shared: Arc::clone(&shared),
-        };
+        let parts = Parts { read, now: Vec::new().into_iter(), shared: Arc::clone(&shared) };
         let slices = Arc::new(Mutex::new(Slices { files, number: 0, at: 0, large: None }));
         for _ in 0..readers {
             let (slices, sender, shared) =
@@ -295,22 +285,10 @@ impl Parts {
             if let Some(part) = self.now.next() {
                 return Ok(Some(part));
             }
-            let Some(parts) = self.slice() else { return Ok(None) };
+            // Nothing comes when all threads are done; they send all that they took.
+            let Some(parts) = self.read.next() else { return Ok(None) };
             self.now = parts?.into_iter();
-            self.due += 1;
             self.shared.permits.give();
-        }
-    }
-
-    /// The slice that is due.
-    fn slice(&mut self) -> Option<Result<Vec<Part>, Failure>> {
-        loop {
-            if let Some(parts) = self.early.remove(&self.due) {
-                return Some(parts);
-            }
-            // Fails when all threads are done, and none is without having sent all that it took.
-            let (number, parts) = self.read.recv().ok()?;
-            self.early.insert(number, parts);
         }
     }
 }
@@ -325,7 +303,7 @@ impl Drop for Parts {
 fn read_slices(
     files: Files<'_>,
     slices: &Mutex<Slices<'_>>,
-    sender: &Sender<Taken>,
+    sender: &Sender<(u64, Read)>,
     shared: &Shared,
 ) {
     loop {

@@ -4,17 +4,19 @@
 //! paths can be long, and nothing outside the tree is reached through a symlink that appears meanwhile.
 
 mod content;
+mod look;
 mod places;
 mod xattr;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use ashlarfs::format::DEPTH_MAX;
 use ashlarfs::format::inode::Kind;
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, RawDir, Stat, fstat, major, minor, readlinkat, statat};
+use rustix::fs::{RawDir, Stat, fstat, major, minor};
 use rustix::io::Errno;
 
 use crate::Failure;
@@ -24,6 +26,7 @@ use crate::text::shown;
 use crate::tree::{Body, Node, NodeId, SourceTree};
 use crate::xattrs::XattrSets;
 pub(crate) use content::HostContents;
+use look::{Blind, Look, Lookers, look};
 pub(crate) use places::Stamp;
 use places::{OpenDirectories, Places};
 
@@ -38,10 +41,14 @@ pub(crate) struct ScanOptions<'a> {
     pub(crate) image: &'a Path,
     /// What changes or vanishes meanwhile is told, and taken as it is.
     pub(crate) ignore_changed: bool,
+    /// Processors that there is work for.
+    pub(crate) workers: usize,
 }
 
 /// Bytes of directory entries that are asked for at once.
 const ENTRIES_LEN: usize = 64 * 1024;
+/// Names that a thread looks at together.
+const NAMES_AT_A_TIME: usize = 128;
 
 const HINT_CHANGED: &str = "build from a tree that nobody writes to, or give --ignore-changed";
 const HINT_ACCESS: &str = "run as root, or leave it out with --exclude-path";
@@ -60,21 +67,27 @@ pub(crate) fn scan(
             _ => failure,
         }
     })?;
-    let mut scan = Scan {
-        options,
-        progress,
-        places: Places::new(source),
-        directories,
-        nodes: Vec::new(),
-        sets: XattrSets::default(),
-        xattrs: xattr::Reader::default(),
-        links: HashMap::new(),
-        image: Image::of(options.image),
-        root_device: 0,
-    };
-    scan.run()?;
-    let tree = SourceTree { nodes: scan.nodes, xattr_sets: scan.sets.into_list() };
-    Ok((tree, HostContents::new(scan.places, scan.directories)))
+    thread::scope(|scope| {
+        let mut scan = Scan {
+            options,
+            progress,
+            places: Places::new(source),
+            directories,
+            lookers: Lookers::start(scope, options.workers, options.xattrs)?,
+            stack: Vec::new(),
+            asked: VecDeque::new(),
+            children: Vec::new(),
+            below: Vec::new(),
+            nodes: Vec::new(),
+            sets: XattrSets::default(),
+            links: HashMap::new(),
+            image: Image::of(options.image),
+            root_device: 0,
+        };
+        scan.run()?;
+        let tree = SourceTree { nodes: scan.nodes, xattr_sets: scan.sets.into_list() };
+        Ok((tree, HostContents::new(scan.places, scan.directories)))
+    })
 }
 
 /// Where the image will stand: a directory's device and inode, and the name in it.
@@ -101,13 +114,34 @@ struct Scan<'a> {
     progress: &'a dyn Progress,
     places: Places,
     directories: OpenDirectories,
+    lookers: Lookers,
+    /// Directories whose names were not asked for yet.
+    stack: Vec<Directory>,
+    /// What the lookers are asked for, first asked first.
+    asked: VecDeque<Asked>,
+    /// Of the directory that is taken in: all names, and the directories among them that are to be read.
+    children: Vec<(Box<[u8]>, NodeId)>,
+    below: Vec<Directory>,
     nodes: Vec<Node>,
     sets: XattrSets,
-    xattrs: xattr::Reader,
     /// Files with several links, by device and inode.
     links: HashMap<(u64, u64), NodeId>,
     image: Image,
     root_device: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Directory {
+    node: NodeId,
+    depth: usize,
+}
+
+/// Names of a directory that are looked at.
+struct Asked {
+    directory: Directory,
+    fd: SharedFd,
+    /// Whether they are its last ones.
+    is_last: bool,
 }
 
 impl Scan<'_> {
@@ -115,114 +149,174 @@ impl Scan<'_> {
         let root = self.directories.root();
         let stat = fstat(&root).map_err(|err| self.failure(0, b"", "cannot read", err))?;
         self.root_device = identity(&stat).0;
+        let mut reader = None;
         if self.options.xattrs {
             xattr::check_reachable(&root)?;
+            reader = Some(xattr::Reader::default());
         }
-        self.add(&root, &stat, 0, b".")?;
+        let seen = look(&root, b".", reader.as_mut());
+        self.tell_ignored(reader.map(|mut reader| reader.take_ignored()).unwrap_or_default());
+        if let Some(look) = self.seen(0, b".", seen)? {
+            self.add(look, 0, b".")?;
+        }
         // Depth first: the directory that a directory is opened from is mostly the one that was read last.
-        let mut stack = vec![(0, 0)];
-        while let Some((directory, depth)) = stack.pop() {
-            let first = stack.len();
-            self.read_directory(directory, depth, &mut stack)?;
-            // Their order has no meaning for the image; this one reads the disk in the order of its entries.
-            stack[first..].reverse();
+        self.stack.push(Directory { node: 0, depth: 0 });
+        loop {
+            while let Some(directory) = self.stack.pop() {
+                self.list(directory)?;
+            }
+            if !self.take_in()? {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
-    fn read_directory(
-        &mut self,
-        directory: NodeId,
-        depth: usize,
-        stack: &mut Vec<(NodeId, usize)>,
-    ) -> Result<(), Failure> {
-        let fd = match self.directories.open(&self.places, directory) {
+    /// Asks for all names of a directory.
+    fn list(&mut self, directory: Directory) -> Result<(), Failure> {
+        let node = directory.node;
+        let fd = match self.directories.open(&self.places, node) {
             Ok(fd) => fd,
             Err(err @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
                 return self.changed(
-                    directory,
+                    node,
                     b"",
                     &format!("vanished while the tree was read ({err})"),
                 );
             }
-            Err(err) => return Err(self.failure(directory, b"", "cannot open", err)),
+            Err(err) => return Err(self.failure(node, b"", "cannot open", err)),
         };
-        let prefix = self.prefix(directory);
-        let here = fstat(&fd).map_err(|err| self.failure(directory, b"", "cannot read", err))?;
+        let prefix = self.prefix(node);
+        let here = fstat(&fd).map_err(|err| self.failure(node, b"", "cannot read", err))?;
         let is_image_directory = self.image.directory == Some(identity(&here));
-        let mut children = Vec::new();
+        let mut names = Vec::new();
         let mut buf = Vec::with_capacity(ENTRIES_LEN);
         let mut entries = RawDir::new(&fd, buf.spare_capacity_mut());
         while let Some(entry) = entries.next() {
-            let entry = entry.map_err(|err| self.failure(directory, b"", "cannot list", err))?;
+            let entry = entry.map_err(|err| self.failure(node, b"", "cannot list", err))?;
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." || self.is_excluded(prefix.as_deref(), name) {
                 continue;
             }
             if is_image_directory && name == self.image.name {
-                let path = self.places.path(directory, name);
+                let path = self.places.path(node, name);
                 self.progress.warn(&format!("{}: the image itself is left out", shown(&path)));
                 continue;
             }
-            let stat = match statat(
-                &fd,
-                entry.file_name(),
-                AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
-            ) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => {
-                    self.changed(directory, name, "vanished while the tree was read")?;
-                    continue;
-                }
-                Err(err) => return Err(self.failure(directory, name, "cannot read", err)),
-            };
-            let is_directory = kind(&stat) == Some(Kind::Dir);
-            let several = !is_directory && stat.st_nlink > 1;
-            if several && let Some(node) = self.links.get(&identity(&stat)) {
-                children.push((name.into(), *node));
-                continue;
+            if names.len() >= NAMES_AT_A_TIME {
+                self.ask(directory, &fd, std::mem::take(&mut names), false)?;
             }
-            let Some(node) = self.add(&fd, &stat, directory, name)? else { continue };
-            if several {
-                self.links.insert(identity(&stat), node);
-            }
-            children.push((name.into(), node));
-            let elsewhere = identity(&stat).0 != self.root_device;
-            if is_directory && !(elsewhere && self.options.one_file_system) {
-                if depth >= DEPTH_MAX {
-                    return Err(self.problem(
-                        directory,
-                        name,
-                        &format!("lies deeper than {DEPTH_MAX} directories"),
-                    ));
-                }
-                stack.push((node, depth + 1));
+            names.push(name.into());
+        }
+        self.ask(directory, &fd, names, true)
+    }
+
+    fn ask(
+        &mut self,
+        directory: Directory,
+        fd: &SharedFd,
+        names: Vec<Box<[u8]>>,
+        is_last: bool,
+    ) -> Result<(), Failure> {
+        while self.lookers.are_busy() {
+            self.take_in()?;
+        }
+        self.asked.push_back(Asked { directory, fd: Arc::clone(fd), is_last });
+        self.lookers.ask(Arc::clone(fd), names)
+    }
+
+    /// Takes in what was seen of the names that were asked for first; false when none are.
+    fn take_in(&mut self) -> Result<bool, Failure> {
+        let Some(Asked { directory, fd, is_last }) = self.asked.pop_front() else {
+            return Ok(false);
+        };
+        let seen = self.lookers.seen()?;
+        self.tell_ignored(seen.ignored);
+        for (name, look) in seen.looks {
+            if let Some(look) = self.seen(directory.node, &name, look)? {
+                let node = self.take_in_name(look, directory, &name)?;
+                self.children.push((name, node));
             }
         }
+        if is_last {
+            self.end_directory(directory, &fd)?;
+        }
+        Ok(true)
+    }
+
+    /// Takes in one name; returns its node.
+    fn take_in_name(
+        &mut self,
+        look: Look,
+        directory: Directory,
+        name: &[u8],
+    ) -> Result<NodeId, Failure> {
+        let stat = look.stat;
+        let is_directory = kind(&stat) == Some(Kind::Dir);
+        let several = !is_directory && stat.st_nlink > 1;
+        if several && let Some(node) = self.links.get(&identity(&stat)) {
+            return Ok(*node);
+        }
+        let node = self.add(look, directory.node, name)?;
+        if several {
+            self.links.insert(identity(&stat), node);
+        }
+        let elsewhere = identity(&stat).0 != self.root_device;
+        if is_directory && !(elsewhere && self.options.one_file_system) {
+            let depth = directory.depth + 1;
+            if depth > DEPTH_MAX {
+                let what = format!("lies deeper than {DEPTH_MAX} directories");
+                return Err(self.problem(directory.node, name, &what));
+            }
+            self.below.push(Directory { node, depth });
+        }
+        Ok(node)
+    }
+
+    /// All names of a directory are taken in: goes on with the directories among them.
+    fn end_directory(&mut self, directory: Directory, fd: &SharedFd) -> Result<(), Failure> {
+        let mut children = std::mem::take(&mut self.children);
         children.shrink_to_fit();
-        if let Some(Node { body: Body::Dir(place), .. }) = self.nodes.get_mut(directory as usize) {
+        // Their order has no meaning for the image; this one reads the disk in the order of its entries.
+        self.stack.extend(self.below.drain(..).rev());
+        let node = directory.node;
+        if let Some(Node { body: Body::Dir(place), .. }) = self.nodes.get_mut(node as usize) {
             *place = children;
         }
-        let after = fstat(&fd).map_err(|err| self.failure(directory, b"", "cannot read", err))?;
-        match self.places.stamp(directory).difference(&Stamp::of(&after)) {
-            Some(difference) => self.changed(
-                directory,
-                b"",
-                &format!("changed while the tree was read: {difference}"),
-            ),
+        let after = fstat(fd).map_err(|err| self.failure(node, b"", "cannot read", err))?;
+        match self.places.stamp(node).difference(&Stamp::of(&after)) {
+            Some(difference) => {
+                self.changed(node, b"", &format!("changed while the tree was read: {difference}"))
+            }
             None => Ok(()),
         }
     }
 
-    /// Adds one node; `None` when it vanished and that is ignored.
-    fn add(
-        &mut self,
-        directory_fd: &OwnedFd,
-        stat: &Stat,
+    fn tell_ignored(&self, names: Vec<Vec<u8>>) {
+        for name in names {
+            self.sets.keeps(&name, self.progress);
+        }
+    }
+
+    /// What was seen of a name; `None` when it vanished and that is ignored.
+    fn seen(
+        &self,
         directory: NodeId,
         name: &[u8],
-    ) -> Result<Option<NodeId>, Failure> {
-        let Some(kind) = kind(stat) else {
+        seen: Result<Look, Blind>,
+    ) -> Result<Option<Look>, Failure> {
+        match seen {
+            Ok(look) => Ok(Some(look)),
+            Err(Blind::Vanished) => {
+                self.changed(directory, name, "vanished while the tree was read").map(|()| None)
+            }
+            Err(Blind::Refused(doing, err)) => Err(self.failure(directory, name, doing, err)),
+        }
+    }
+
+    /// Adds one node.
+    fn add(&mut self, look: Look, directory: NodeId, name: &[u8]) -> Result<NodeId, Failure> {
+        let stat = look.stat;
+        let Some(kind) = kind(&stat) else {
             return Err(self.problem(directory, name, "is of no type that an image can hold"));
         };
         let body = match kind {
@@ -230,39 +324,12 @@ impl Scan<'_> {
             Kind::Dir => Body::Dir(Vec::new()),
             Kind::Char | Kind::Block => Body::Device(major(stat.st_rdev), minor(stat.st_rdev)),
             Kind::Fifo | Kind::Sock => Body::Plain,
-            Kind::Link => match readlinkat(directory_fd, name, Vec::new()) {
-                Ok(target) => Body::Link(target.into_bytes().into()),
-                Err(Errno::NOENT | Errno::INVAL) => {
-                    self.changed(directory, name, "vanished while the tree was read")?;
-                    return Ok(None);
-                }
-                Err(err) => {
-                    return Err(self.failure(directory, name, "cannot read the symlink", err));
-                }
-            },
+            Kind::Link => Body::Link(look.target),
         };
-        let mut xattrs = None;
-        if self.options.xattrs {
-            let set = match self.xattrs.read(directory_fd, name, &self.sets, self.progress) {
-                Ok(set) => set,
-                Err(Errno::NOENT) => {
-                    self.changed(directory, name, "vanished while the tree was read")?;
-                    return Ok(None);
-                }
-                Err(err) => {
-                    return Err(self.failure(
-                        directory,
-                        name,
-                        "cannot read extended attributes of",
-                        err,
-                    ));
-                }
-            };
-            xattrs = self.sets.add(set);
-        }
+        let xattrs = self.sets.add(look.xattrs);
         let node = NodeId::try_from(self.nodes.len())
             .map_err(|_| Failure::new("there are more than 2^32 files"))?;
-        self.places.add(directory, name, kind, Stamp::of(stat));
+        self.places.add(directory, name, kind, Stamp::of(&stat));
         self.nodes.push(Node {
             kind,
             permissions: (stat.st_mode & 0o7777) as u16,
@@ -273,7 +340,7 @@ impl Scan<'_> {
             xattrs,
             body,
         });
-        Ok(Some(node))
+        Ok(node)
     }
 
     /// A directory's path from the root with a slash behind it, when excludes need paths.

@@ -9,6 +9,13 @@ use crate::build::Progress;
 use crate::text::shown;
 use crate::tree::XattrSet;
 
+/// Whether an attribute goes into an image. The kernel lets user space set no others on a file system like ours.
+pub(crate) fn is_kept(name: &[u8]) -> bool {
+    [&b"user."[..], b"trusted.", b"security.", POSIX_ACL_PREFIX]
+        .iter()
+        .any(|prefix| name.starts_with(prefix) && name.len() > prefix.len())
+}
+
 /// Sets of attributes, each content once.
 #[derive(Debug, Default)]
 pub(crate) struct XattrSets {
@@ -31,12 +38,9 @@ impl XattrSets {
         Some(*self.places.entry(set).or_insert(next))
     }
 
-    /// Whether an attribute goes into an image. The kernel lets user space set no others on a file system like ours;
-    /// what is left out is told once a name.
+    /// Whether an attribute goes into an image; what is left out is told once a name.
     pub(crate) fn keeps(&self, name: &[u8], progress: &dyn Progress) -> bool {
-        let kept = [&b"user."[..], b"trusted.", b"security.", POSIX_ACL_PREFIX]
-            .iter()
-            .any(|prefix| name.starts_with(prefix) && name.len() > prefix.len());
+        let kept = is_kept(name);
         if !kept && self.ignored.borrow_mut().insert(name.to_vec()) {
             progress.warn(&format!("extended attributes `{}` are left out", shown(name)));
         }

@@ -125,11 +125,7 @@ fn next(names: &Mutex<Receiver<Names>>) -> Option<Names> {
     names.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
-fn look_at(
-    directory: &OwnedFd,
-    names: Vec<Box<[u8]>>,
-    reader: &mut Option<xattr::Reader>,
-) -> Seen {
+fn look_at(directory: &OwnedFd, names: Vec<Box<[u8]>>, reader: &mut Option<xattr::Reader>) -> Seen {
     let mut looks = Vec::with_capacity(names.len());
     for name in names {
         let seen = look(directory, &name, reader.as_mut());
@@ -162,9 +158,9 @@ pub(super) fn look(
         _ => Vec::new(),
     };
     let xattrs = match reader {
-        Some(reader) => reader
-            .read(directory, name)
-            .map_err(gone("cannot read extended attributes of"))?,
+        Some(reader) => {
+            reader.read(directory, name).map_err(gone("cannot read extended attributes of"))?
+        }
         None => XattrSet::new(),
     };
     Ok(Look { stat, target: target.into(), xattrs })

@@ -12,7 +12,14 @@ use crate::testing::{Listing, Warnings, is_root, list};
 use crate::tree::Contents;
 
 fn options<'a>(filter: &'a Filter, image: &'a Path) -> ScanOptions<'a> {
-    ScanOptions { filter, one_file_system: false, xattrs: true, image, ignore_changed: false }
+    ScanOptions {
+        filter,
+        one_file_system: false,
+        xattrs: true,
+        image,
+        ignore_changed: false,
+        workers: 2,
+    }
 }
 
 fn scanned(source: &Path) -> (SourceTree, HostContents) {

@@ -1,13 +1,14 @@
 //! Which extended attributes does a file have?
 
+use std::collections::BTreeSet;
+
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{lgetxattr, llistxattr, stat};
 use rustix::io::Errno;
 
 use crate::Failure;
-use crate::build::Progress;
 use crate::tree::XattrSet;
-use crate::xattrs::XattrSets;
+use crate::xattrs::is_kept;
 
 /// Longest list of names and longest value that Linux has.
 const LEN_MAX: usize = 65_536;
@@ -17,11 +18,20 @@ const LEN_MAX: usize = 65_536;
 pub(super) struct Reader {
     names: Vec<u8>,
     value: Vec<u8>,
+    /// Names of attributes that were left out.
+    ignored: BTreeSet<Vec<u8>>,
+    /// Those of them that were not told yet.
+    untold: Vec<Vec<u8>>,
 }
 
 impl Default for Reader {
     fn default() -> Self {
-        Reader { names: vec![0; LEN_MAX], value: vec![0; LEN_MAX] }
+        Reader {
+            names: vec![0; LEN_MAX],
+            value: vec![0; LEN_MAX],
+            ignored: BTreeSet::new(),
+            untold: Vec::new(),
+        }
     }
 }
 
@@ -46,13 +56,7 @@ fn path(directory: &OwnedFd, name: &[u8]) -> Vec<u8> {
 
 impl Reader {
     /// The attributes of `name` in `directory` that go into an image.
-    pub(super) fn read(
-        &mut self,
-        directory: &OwnedFd,
-        name: &[u8],
-        sets: &XattrSets,
-        progress: &dyn Progress,
-    ) -> Result<XattrSet, Errno> {
+    pub(super) fn read(&mut self, directory: &OwnedFd, name: &[u8]) -> Result<XattrSet, Errno> {
         let path = path(directory, name);
         let len = match llistxattr(path.as_slice(), self.names.as_mut_slice()) {
             Ok(len) => len,
@@ -62,7 +66,10 @@ impl Reader {
         };
         let mut set = XattrSet::new();
         for name in self.names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-            if !sets.keeps(name, progress) {
+            if !is_kept(name) {
+                if self.ignored.insert(name.to_vec()) {
+                    self.untold.push(name.to_vec());
+                }
                 continue;
             }
             match lgetxattr(path.as_slice(), name, self.value.as_mut_slice()) {
@@ -73,5 +80,10 @@ impl Reader {
             }
         }
         Ok(set)
+    }
+
+    /// Names of attributes that were left out, each once.
+    pub(super) fn take_ignored(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.untold)
     }
 }

@@ -66,6 +66,7 @@ fn archives_of_a_directory_are_that_directory() {
         xattrs: true,
         image: std::path::Path::new("/nowhere/image"),
         ignore_changed: false,
+        workers: 2,
     };
     let (tree, contents) = scan(&root, &options, &Warnings::default()).unwrap();
     let expected = list(&tree, &contents);
