@@ -103,7 +103,8 @@ pub(crate) fn pack(
         base,
         block_size: 1 << options.block_bits,
         full: HashMap::new(),
-        tails: HashMap::new(),
+        // Most files have one; a table that grows stops everybody meanwhile.
+        tails: HashMap::with_capacity(plan.content_order.len()),
         pack: Vec::new(),
         pack_machine: None,
         packs: Vec::new(),
