@@ -151,9 +151,9 @@ mod tests {
                     continue;
                 }
             };
-            let raw = content[place..place + 4].try_into().unwrap();
+            let raw: [u8; 4] = content[place..place + 4].try_into().unwrap();
             let distance = i64::from(i32::from_le_bytes(raw));
-            let reach = 1 << 26;
+            let reach = 1_i64 << 26;
             if (-reach..reach).contains(&distance) {
                 let moved = distance + reach + i64::try_from(place).unwrap();
                 let turned = i32::try_from(moved.rem_euclid(2 * reach) - reach).unwrap();
@@ -209,7 +209,7 @@ mod tests {
     fn one_target_has_one_spelling() {
         // call, jmp and lea, all to 0x1000 bytes from the start.
         let mut content = vec![0x90; 64];
-        for (at, instruction) in [(3, &[0xe8][..]), (20, &[0xe9]), (40, &[0x48, 0x8d, 0x3d])] {
+        for (at, instruction) in [(3, &[0xe8_u8][..]), (20, &[0xe9]), (40, &[0x48, 0x8d, 0x3d])] {
             let place = at + instruction.len();
             let distance = i32::try_from(0x1000 - place).unwrap();
             content[at..place].copy_from_slice(instruction);
