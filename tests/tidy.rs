@@ -59,7 +59,15 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         ],
     ),
     ("zstd", &["src/store/expand.rs"]),
-    ("lru", &["src/store/cache.rs", "src/store/table.rs"]),
+    (
+        "lru",
+        &[
+            "src/store/cache.rs",
+            "src/store/table.rs",
+            "src/store/readahead.rs",
+            "src/store/prefetch/streams.rs",
+        ],
+    ),
     ("memmap2", &["src/image/map.rs"]),
     ("libc", &UNSAFE),
     ("minisign_verify", &["src/trust.rs"]),

@@ -2,7 +2,7 @@
 //!
 //! Who asks sleeps until the answer is there, and who answers sleeps until somebody asks. On one processor each simply goes on
 //! when the other stops. On two, each has to wake up a processor that has gone to sleep, which in a virtual machine takes ten
-//! times as long (4 and 44 µs, `benches/support/wakeup.c`); and the kernel prefers two as long as the second one idles.
+//! times as long (4 and 44 microseconds, `benches/support/wakeup.c`); and the kernel prefers two as long as the second one idles.
 //!
 //! So while one process asks many questions, those who answer are put where it runs, and the thread that expands ahead keeps
 //! the other processor: it works there, and where it has nothing to do it gives way to anybody, without end, so that nobody
@@ -58,7 +58,7 @@ pub(super) struct Placement {
     /// The process that asked last.
     client: AtomicU32,
     strangers: AtomicU32,
-    /// When it was last looked at how many they are, in µs since the beginning.
+    /// When it was last looked at how many they are, in microseconds since the beginning.
     looked: AtomicU64,
     /// Until when a processor is left alone, likewise.
     rest: AtomicU64,
