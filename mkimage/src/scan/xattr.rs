@@ -58,14 +58,7 @@ impl Reader {
     /// The attributes of `name` in `directory` that go into an image.
     pub(super) fn read(&mut self, directory: &OwnedFd, name: &[u8]) -> Result<XattrSet, Errno> {
         let path = path(directory, name);
-        // Most files have none, and the kernel is asked for memory of its own only by those who bring some.
-        let none: &mut [u8] = &mut [];
-        let listed = match llistxattr(path.as_slice(), none) {
-            Ok(0) => Ok(0),
-            Ok(_) => llistxattr(path.as_slice(), self.names.as_mut_slice()),
-            Err(err) => Err(err),
-        };
-        let len = match listed {
+        let len = match llistxattr(path.as_slice(), self.names.as_mut_slice()) {
             Ok(len) => len,
             // A file system without any.
             Err(Errno::NOTSUP) => 0,
