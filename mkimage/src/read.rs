@@ -78,9 +78,9 @@ struct Large<'a> {
 }
 
 impl<'a> Slices<'a> {
-    /// The next slice and its number. Nothing is asked for behind a failure.
+    /// The next slice and its number.
     fn next(&mut self) -> Option<(u64, Result<Slice, Failure>)> {
-        let slice = self.cut().transpose()?;
+        let slice = caught(|| self.cut()).transpose()?;
         let number = self.number;
         self.number += 1;
         Some((number, slice))
@@ -112,7 +112,7 @@ impl<'a> Slices<'a> {
             }
             self.at += 1;
         }
-        Ok((self.at > first).then(|| Slice::Files(first..self.at)))
+        Ok((self.at > first).then_some(Slice::Files(first..self.at)))
     }
 
     fn cut_large(&mut self, mut large: Large<'a>, next: u32) -> Result<Slice, Failure> {
@@ -194,12 +194,11 @@ impl Files<'_> {
                 continue;
             }
             let bytes = read_at(&mut *content, u64::from(next) * block_size, block_size)?;
-            parts.push(match is_zero(&bytes) {
-                true => Part::Zeros(1),
-                false => {
-                    let hash = hash(&bytes);
-                    Part::Block(bytes, hash)
-                }
+            parts.push(if is_zero(&bytes) {
+                Part::Zeros(1)
+            } else {
+                let hash = hash(&bytes);
+                Part::Block(bytes, hash)
             });
             next += 1;
         }
@@ -207,16 +206,13 @@ impl Files<'_> {
         let (offset, tail_len) = (full * block_size, size % block_size);
         if is_last && tail_len > 0 {
             let is_hole = content.next_data(offset).map_err(Failure::new)? >= size;
-            let bytes = match is_hole {
-                true => Vec::new(),
-                false => read_at(&mut *content, offset, tail_len)?,
-            };
-            parts.push(match is_zero(&bytes) {
-                true => Part::ZeroTail(tail_len),
-                false => {
-                    let hash = hash(&bytes);
-                    Part::Tail(bytes, hash)
-                }
+            let bytes =
+                if is_hole { Vec::new() } else { read_at(&mut *content, offset, tail_len)? };
+            parts.push(if is_zero(&bytes) {
+                Part::ZeroTail(tail_len)
+            } else {
+                let hash = hash(&bytes);
+                Part::Tail(bytes, hash)
             });
         }
         parts.extend(content.finish().err().map(Part::Changed));
@@ -313,11 +309,15 @@ fn read_slices(
         }
         let next = slices.lock().unwrap_or_else(PoisonError::into_inner).next();
         let Some((number, slice)) = next else { return };
-        // A slice that never came would be waited for.
-        let parts = catch_unwind(AssertUnwindSafe(|| slice.and_then(|slice| files.read(&slice))))
-            .unwrap_or_else(|_| Err(Failure::new("a reading thread panicked")));
+        let parts = caught(|| slice.and_then(|slice| files.read(&slice)));
         if sender.send((number, parts)).is_err() {
             return;
         }
     }
+}
+
+/// A slice that never came would be waited for, so a panic is a failure like any other.
+fn caught<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Failure::new("a reading thread panicked")))
 }

@@ -369,3 +369,84 @@ fn builds_side_by_side_keep_out_of_each_others_way() {
     });
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 4);
 }
+
+/// A file whose content is `size` bytes of which all but a few are holes, and which cannot be read anywhere else.
+struct Sparse {
+    data: Vec<(u64, u8)>,
+    size: u64,
+}
+
+impl Contents for Sparse {
+    fn open(&self, _: NodeId) -> Result<Box<dyn Content + '_>, Failure> {
+        Ok(Box::new(Hollow(self)))
+    }
+}
+
+struct Hollow<'a>(&'a Sparse);
+
+impl Content for Hollow<'_> {
+    fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        buf.fill(0);
+        let end = offset + buf.len() as u64;
+        let inside: Vec<_> =
+            self.0.data.iter().filter(|(at, _)| (offset..end).contains(at)).collect();
+        assert!(!inside.is_empty(), "a hole is read at {offset}: a panic that a test may want");
+        inside.into_iter().for_each(|(at, byte)| buf[(at - offset) as usize] = *byte);
+        Ok(())
+    }
+
+    fn next_data(&mut self, offset: u64) -> io::Result<u64> {
+        let block = |at: u64| (at / 4096 * 4096).max(offset);
+        let next = self.0.data.iter().find(|(at, _)| *at >= offset);
+        Ok(next.map_or(self.0.size, |(at, _)| block(*at)))
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn one_file(size: u64) -> SourceTree {
+    let (mut tree, _) = flat(&[("sparse", Vec::new())]);
+    tree.nodes[1].body = Body::File { size };
+    tree
+}
+
+#[test]
+fn a_large_file_is_read_in_pieces_and_its_holes_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    // Holes at the start, across several pieces, and at the end, which is no whole block.
+    let size = (1 << 40) + 5;
+    let data = vec![(5000, 1), (3 << 20, 2), ((3 << 20) + 4096, 3), (1 << 39, 4)];
+    let sparse = Sparse { data: data.clone(), size };
+    let summary = build(one_file(size), &sparse, &image, &options(2), &Quiet).unwrap();
+    assert_eq!(summary.content_bytes, size);
+    assert_eq!(summary.hole_bytes, size - 4 * 4096);
+    let tree = open(&image, &summary);
+    let inode = tree.resolve(b"sparse").unwrap();
+    for (at, byte) in data {
+        let mut found = [9; 3];
+        assert_eq!(tree.read_at(inode, at - 1, &mut found).unwrap(), 3);
+        assert_eq!(found, [0, byte, 0]);
+    }
+    let mut end = [9; 8];
+    assert_eq!(tree.read_at(inode, size - 5, &mut end).unwrap(), 5);
+    assert_eq!(end, [0, 0, 0, 0, 0, 9, 9, 9]);
+}
+
+#[test]
+fn a_panic_of_a_reader_ends_the_build_with_an_error() {
+    /// Says that there is data, and panics where it is read.
+    struct Liar;
+    impl Contents for Liar {
+        fn open(&self, _: NodeId) -> Result<Box<dyn Content + '_>, Failure> {
+            panic!("a panic that a test wants")
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for size in [100, 100 << 20] {
+        let built = build(one_file(size), &Liar, &dir.path().join("image"), &options(2), &Quiet);
+        assert!(built.unwrap_err().message.contains("panicked"));
+    }
+}

@@ -37,16 +37,19 @@ pub(super) enum Blind {
 }
 
 /// Names in a directory that are looked at by one thread.
-struct Names {
+struct Job {
     number: u64,
     directory: SharedFd,
     names: Vec<Box<[u8]>>,
 }
 
+/// A name with what was seen of it.
+type Named = (Box<[u8]>, Result<Look, Blind>);
+
 /// What was seen of some names.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    pub(super) looks: Vec<(Box<[u8]>, Result<Look, Blind>)>,
+    pub(super) looks: Vec<Named>,
     /// Names of attributes that go into no image; each thread tells each once.
     pub(super) ignored: Vec<Vec<u8>>,
 }
@@ -54,7 +57,7 @@ pub(super) struct Seen {
 /// The threads that look. What they see comes out in the order in which it was asked for.
 #[derive(Debug)]
 pub(super) struct Lookers {
-    asked: mpsc::Sender<Names>,
+    asked: mpsc::Sender<Job>,
     seen: Ordered<Option<Seen>>,
     number: u64,
     under_way: u64,
@@ -69,14 +72,14 @@ impl Lookers {
         xattrs: bool,
     ) -> Result<Self, Failure> {
         let count = workers.saturating_mul(2).max(LOOKERS_MIN);
-        let (asked, names) = mpsc::channel::<Names>();
-        let names = Arc::new(Mutex::new(names));
+        let (asked, jobs) = mpsc::channel::<Job>();
+        let jobs = Arc::new(Mutex::new(jobs));
         let (sender, seen) = Ordered::new();
         for _ in 0..count {
-            let (names, sender) = (Arc::clone(&names), sender.clone());
+            let (jobs, sender) = (Arc::clone(&jobs), sender.clone());
             let work = move || {
                 let mut reader = xattrs.then(xattr::Reader::default);
-                while let Some(Names { number, directory, names }) = next(&names) {
+                while let Some(Job { number, directory, names }) = next(&jobs) {
                     let looked = AssertUnwindSafe(|| look_at(&directory, names, &mut reader));
                     // Who waits for it must hear of a panic.
                     if sender.send((number, catch_unwind(looked).ok())).is_err() {
@@ -107,7 +110,7 @@ impl Lookers {
         let number = self.number;
         self.number += 1;
         self.under_way += 1;
-        self.asked.send(Names { number, directory, names }).map_err(|_| stopped())
+        self.asked.send(Job { number, directory, names }).map_err(|_| stopped())
     }
 
     /// Waits for what was seen of the names that were asked for first, of those that are still out.
@@ -121,8 +124,8 @@ fn stopped() -> Failure {
     Failure::new("a scanning thread panicked")
 }
 
-fn next(names: &Mutex<Receiver<Names>>) -> Option<Names> {
-    names.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+fn next(jobs: &Mutex<Receiver<Job>>) -> Option<Job> {
+    jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
 fn look_at(directory: &OwnedFd, names: Vec<Box<[u8]>>, reader: &mut Option<xattr::Reader>) -> Seen {
