@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::{lgetxattr, llistxattr, stat};
+use rustix::fs::{lgetxattr, llistxattr, llistxattr_query, stat};
 use rustix::io::Errno;
 
 use crate::Failure;
@@ -58,7 +58,13 @@ impl Reader {
     /// The attributes of `name` in `directory` that go into an image.
     pub(super) fn read(&mut self, directory: &OwnedFd, name: &[u8]) -> Result<XattrSet, Errno> {
         let path = path(directory, name);
-        let len = match llistxattr(path.as_slice(), self.names.as_mut_slice()) {
+        // Most files have none, and the kernel is asked for memory of its own only by those who bring some.
+        let listed = match llistxattr_query(path.as_slice()) {
+            Ok(0) => Ok(0),
+            Ok(_) => llistxattr(path.as_slice(), self.names.as_mut_slice()),
+            Err(err) => Err(err),
+        };
+        let len = match listed {
             Ok(len) => len,
             // A file system without any.
             Err(Errno::NOTSUP) => 0,
