@@ -68,7 +68,7 @@ pub(crate) struct Bed {
 impl Bed {
     /// With blocks of 128 KiB, compressed at level 3.
     pub(crate) fn new() -> Self {
-        Self::with(&["-z", "zstd,3"])
+        Self::with(&["-z", "zstd,3", "-b", "128K"])
     }
 
     /// As the options of mkimage say.
