@@ -157,7 +157,8 @@ impl Server {
         Arc::clone(&self.placement)
     }
 
-    /// Counts a question, has its client's threads placed, and answers it. A panic costs EIO, which the unanswered reply says as it is dropped.
+    /// Counts a question, has the threads placed where its client runs, and answers it. A panic costs EIO, which the unanswered
+    /// reply says as it is dropped.
     fn guard(&self, request: &Request, upcall: Upcall, ino: INodeNo, answer: impl FnOnce()) {
         self.counters.count(upcall);
         if self.placement.asked(request.pid()) {

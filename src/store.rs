@@ -16,7 +16,7 @@ mod table;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::format::branch;
@@ -91,6 +91,11 @@ fn with_stored<T>(entry: &Entry, work: impl FnOnce(&mut [u8]) -> Result<T>) -> R
         }
         work(scratch.get_mut(..len).ok_or(Error::Invalid)?)
     })
+}
+
+/// A lock whose holder panicked still guards sound data: all who hold one here complete each change before they let it go.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Copies content to where it is wanted; both must be equally long.

@@ -1,7 +1,9 @@
 //! What is a block? Content that was found true; it cannot be made anywhere but in `store`.
 
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::lock;
 
 /// The content of a block, verified and expanded; shared and immutable.
 #[derive(Debug, Clone)]
@@ -47,7 +49,7 @@ impl Pool {
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.free)
     }
 }
 

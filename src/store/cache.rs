@@ -2,12 +2,12 @@
 //! that want the same one wait for it (single flight).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use lru::LruCache;
 
 use super::block::{Block, Pool};
-use super::copy;
+use super::{copy, lock};
 use crate::error::Result;
 use crate::format::index::BlockIndex;
 
@@ -80,11 +80,6 @@ impl Flight {
             }
         }
     }
-}
-
-/// A lock whose holder panicked still guards sound data: every change below is complete before the lock is let go.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Cache {

@@ -11,10 +11,10 @@ mod streams;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use self::streams::Streams;
-use super::Store;
+use super::{Store, lock};
 use crate::format::index::BlockIndex;
 
 /// How many blocks ahead are expanded at most. Eight of 128 KiB are what a processor expands in a millisecond: more would be
@@ -51,12 +51,6 @@ pub struct Ahead {
     known: Arc<Known>,
 }
 
-impl Known {
-    fn streams(&self) -> MutexGuard<'_, Streams> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Prefetch {
     /// One who notices, and the work that comes of it.
     pub(super) fn new(store: &Arc<Store>) -> (Self, Ahead) {
@@ -69,7 +63,7 @@ impl Prefetch {
 
     /// A block was asked for.
     pub(super) fn note(&self, block: BlockIndex) {
-        let run = self.known.streams().note(block);
+        let run = lock(&self.known.streams).note(block);
         if let Some(run) = run {
             self.want(Wish { block, count: ahead(run) });
         }
@@ -125,7 +119,7 @@ impl Ahead {
         let end = first.saturating_add(count).min(store.superblock().data_block_count);
         for block in (first..end).map(BlockIndex) {
             // Who has asked for it meanwhile, or before, will hardly do so again.
-            if self.known.streams().was_asked(block) {
+            if lock(&self.known.streams).was_asked(block) {
                 continue;
             }
             // A failure is nobody's yet: whoever asks for the block meets it again and is told.

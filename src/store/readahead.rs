@@ -7,10 +7,11 @@
 //! rest of it will be, and then the next stretch on that side.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use lru::LruCache;
 
+use super::lock;
 use crate::image::Source;
 
 /// The length of a stretch, in bytes. Two of them are what a disk of 50 MB/s brings while two processors expand one.
@@ -74,7 +75,7 @@ impl Readahead {
 
     /// The stretches to ask for, now that a block of this one is wanted.
     fn wanted(&self, stretch: u64) -> [Option<u64>; 2] {
-        let mut stretches = self.stretches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stretches = lock(&self.stretches);
         let state = *stretches.get_or_insert(stretch, || State::Touched(0));
         let (this, side) = match state {
             State::Asked => return [None; 2],

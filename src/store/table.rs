@@ -1,11 +1,11 @@
 //! Where is each block, and what must it hash to? The digest table, page by page as it is needed.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 
-use super::proof;
+use super::{lock, proof};
 use crate::error::{Error, Result};
 use crate::format::defect::{Corrupt, Untrusted};
 use crate::format::digest::Digest;
@@ -63,12 +63,11 @@ impl Table {
         superblock: &Superblock,
         page: u32,
     ) -> Result<Arc<[Entry]>> {
-        let lock = || self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entries) = lock().get(&page) {
+        if let Some(entries) = lock(&self.pages).get(&page) {
             return Ok(Arc::clone(entries));
         }
         let entries: Arc<[Entry]> = self.read_page(source, superblock, page)?.into();
-        lock().put(page, Arc::clone(&entries));
+        lock(&self.pages).put(page, Arc::clone(&entries));
         Ok(entries)
     }
 
