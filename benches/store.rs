@@ -50,7 +50,7 @@ fn blocks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("store/block of 128 KiB");
     group.throughput(Throughput::Bytes(BLOCK_LEN as u64));
     for (name, how) in [("verified", "none"), ("verified and expanded", "zstd,3")] {
-        let bed = bed::Bed::with(&["-z", how, "-b", "128K"]);
+        let bed = bed::Bed::with(&["-z", how]);
         let tree = bed.open(Method::Pread, 0);
         let first = first_block(tree.store());
         let mut content = vec![0; BLOCK_LEN];

@@ -47,10 +47,10 @@ pub(crate) fn large() -> Vec<u8> {
     half_noise(77, LARGE_LEN)
 }
 
-/// Builds an image and returns its root digest.
+/// Builds an image with blocks of 128 KiB and returns its root digest.
 pub(crate) fn build(source: &Path, image: &Path, options: &[&str]) -> Digest {
     let (source, image) = (source.to_str().unwrap(), image.to_str().unwrap());
-    let mut args = vec!["mkimage", "--quiet", "--all-time", "0", "--all-root"];
+    let mut args = vec!["mkimage", "--quiet", "-b", "128K", "--all-time", "0", "--all-root"];
     args.extend(options);
     args.extend([source, image]);
     ashlarfs_mkimage::run(args).unwrap().root_digest.parse().unwrap()
@@ -65,9 +65,9 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
-    /// With blocks of 128 KiB, compressed at level 3.
+    /// Compressed at level 3.
     pub(crate) fn new() -> Self {
-        Self::with(&["-z", "zstd,3", "-b", "128K"])
+        Self::with(&["-z", "zstd,3"])
     }
 
     /// As the options of mkimage say.
