@@ -335,8 +335,7 @@ impl Store {
                 if block.0 >= blocks.end {
                     return Ok(());
                 }
-                let proved =
-                    if is_wanted(block) { self.get_ahead(block) } else { self.check(block) };
+                let proved = if is_wanted(block) { self.keep(block) } else { self.check(block) };
                 let proved = self.count_failure(proved);
                 proved.inspect_err(|_| next.store(blocks.end, Ordering::Relaxed))?;
             }
@@ -346,9 +345,13 @@ impl Store {
         done.into_iter().try_for_each(|done| done.unwrap_or(Err(Error::Invalid)))
     }
 
-    /// Expands a block into the cache for a reader who will most likely ask for it next.
-    fn get_ahead(&self, block: BlockIndex) -> Result<()> {
+    fn keep(&self, block: BlockIndex) -> Result<()> {
         self.data.get(block, || self.expand_new(block)).map(|_| ())
+    }
+
+    /// Expands a block into the cache for a reader who will most likely ask for it next, unless somebody does it already.
+    fn get_ahead(&self, block: BlockIndex) -> Result<()> {
+        self.data.get_ahead(block, || self.expand_new(block))
     }
 
     /// The content of a block, from the cache or expanded now.
@@ -386,6 +389,7 @@ impl Store {
     /// The stored bytes of a block, verified: for those who copy blocks between images.
     pub fn stored(&self, block: BlockIndex) -> Result<Vec<u8>> {
         let entry = self.entry(block)?;
+        self.note_place(&entry);
         let mut stored = vec![0; usize_from_u32(entry.stored_len)];
         self.count_failure(self.read_stored(block, &entry, &mut stored))?;
         Ok(stored)
@@ -423,11 +427,22 @@ impl Store {
     /// Finds a block's stored bytes true.
     fn check(&self, block: BlockIndex) -> Result<()> {
         let entry = self.entry(block)?;
+        self.note_place(&entry);
         with_stored(&entry, |stored| self.read_stored(block, &entry, stored))
     }
 
-    /// The one place where bytes become trusted: copy, hash, then use.
+    /// Watches where the image is read, to have what lies behind brought in. Takes a lock.
+    fn note_place(&self, entry: &Entry) {
+        self.readahead.note(&*self.source, entry.offset);
+    }
+
     fn expand_into(&self, block: BlockIndex, entry: &Entry, content: &mut [u8]) -> Result<()> {
+        self.note_place(entry);
+        self.expand_unnoticed(block, entry, content)
+    }
+
+    /// The one place where bytes become trusted: copy, hash, then use.
+    fn expand_unnoticed(&self, block: BlockIndex, entry: &Entry, content: &mut [u8]) -> Result<()> {
         if u32_from_usize(content.len()) != entry.content_len {
             return Err(Error::Invalid);
         }
@@ -448,7 +463,6 @@ impl Store {
 
     /// Copies a block's stored bytes into `stored` and proves the copy. On error the buffer holds nothing to be used.
     fn read_stored(&self, block: BlockIndex, entry: &Entry, stored: &mut [u8]) -> Result<()> {
-        self.readahead.note(&*self.source, entry.offset);
         read_into(&*self.source, entry.offset, stored)?;
         let found = proof::hash_block(self.kind(block), stored);
         if found != entry.digest {

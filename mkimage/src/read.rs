@@ -234,7 +234,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 /// What was read of a slice, or why not.
 type Read = Result<Vec<Part>, Failure>;
 
-/// All content, part by part. A slice holds a permit from before it is cut until the next one is asked for, so memory stays
+/// All content, part by part. A slice holds a permit from before it is cut until it is taken, so memory stays
 /// bounded, and the slice that is due is always among those that have one.
 #[derive(Debug)]
 pub(crate) struct Parts {

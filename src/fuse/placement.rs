@@ -39,6 +39,8 @@ const CROWDED: Duration = Duration::from_micros(50);
 const CROWDS_MAX: u32 = 32;
 /// ... and is left alone for a while.
 const REST: Duration = Duration::from_millis(20);
+/// Where it cannot be known where the client runs (in another PID name space, say), it is not tried again for this long.
+const BLIND: Duration = Duration::from_secs(1);
 /// More than `/proc/PID/stat` has.
 const STAT_LEN_MAX: usize = 1024;
 
@@ -72,6 +74,8 @@ pub(super) struct Placement {
 #[derive(Debug)]
 struct Machine {
     processors: [usize; 2],
+    /// Where threads may run when nobody asks: also on processors that are switched on later.
+    home: CpuSet,
     /// `/proc`, opened before the server is shut into a directory that has none.
     proc: OwnedFd,
 }
@@ -141,18 +145,25 @@ impl Placement {
             if let Some(machine) = &self.machine
                 && self.is_burst.swap(false, Ordering::Relaxed)
             {
-                self.is_kept.store(true, Ordering::Relaxed);
-                ahead.be_eager(true);
-                self.keep(machine, &mut ahead);
-                ahead.be_eager(false);
-                self.is_kept.store(false, Ordering::Relaxed);
-                self.put(&set_of(&machine.processors), &set_of(&machine.processors));
+                if machine.is_still_of_two() {
+                    ahead.be_eager(true);
+                    self.keep(machine, &mut ahead);
+                    ahead.be_eager(false);
+                } else {
+                    self.leave_alone(BLIND);
+                }
             }
         }
     }
 
+    fn leave_alone(&self, time: Duration) {
+        let until = micros(self.begin.elapsed().saturating_add(time));
+        self.rest.store(until, Ordering::Relaxed);
+    }
+
     /// Keeps the processor on which the client does not run, for as long as it asks and nobody else needs it.
     fn keep(&self, machine: &Machine, ahead: &mut Ahead) {
+        let kept = Kept::begin(self, machine);
         let (mut client, mut place) = (None, None);
         let mut questions = self.questions.load(Ordering::Relaxed);
         let mut asked = Instant::now();
@@ -161,12 +172,12 @@ impl Placement {
             let asking = self.client.load(Ordering::Relaxed);
             if client != Some(asking) {
                 client = Some(asking);
-                let Some(found) = machine.place_of(asking) else { return };
+                let Some(found) = machine.place_of(asking) else { return self.leave_alone(BLIND) };
                 if place != Some(found) {
                     place = Some(found);
                     let [one, other] = machine.processors;
                     let rest = if found == one { other } else { one };
-                    self.put(&set_of(&[found]), &set_of(&[rest]));
+                    kept.put(found, rest);
                 }
             }
             let before = Instant::now();
@@ -184,9 +195,7 @@ impl Placement {
                 return;
             }
             if crowds > CROWDS_MAX {
-                let rest = micros(self.begin.elapsed().saturating_add(REST));
-                self.rest.store(rest, Ordering::Relaxed);
-                return;
+                return self.leave_alone(REST);
             }
             if self.strangers.load(Ordering::Relaxed) >= STRANGERS_MAX {
                 return;
@@ -194,7 +203,7 @@ impl Placement {
         }
     }
 
-    /// Where the threads that answer may run, and where this one may.
+    /// Says where the threads that answer may run, and where this one may.
     fn put(&self, workers: &CpuSet, this: &CpuSet) {
         // What cannot be done, in a container that may use one processor only, leaves them where they are.
         rustix::thread::sched_setaffinity(None, this).unwrap_or_default();
@@ -204,17 +213,53 @@ impl Placement {
     }
 }
 
+/// A processor that is kept: let go when this is dropped, whatever happened.
+struct Kept<'a> {
+    placement: &'a Placement,
+    machine: &'a Machine,
+    is_moved: Cell<bool>,
+}
+
+impl<'a> Kept<'a> {
+    fn begin(placement: &'a Placement, machine: &'a Machine) -> Self {
+        placement.is_kept.store(true, Ordering::Relaxed);
+        Kept { placement, machine, is_moved: Cell::new(false) }
+    }
+
+    /// The threads that answer go to one processor, this thread to the other.
+    fn put(&self, workers: usize, this: usize) {
+        self.is_moved.set(true);
+        self.placement.put(&set_of(&[workers]), &set_of(&[this]));
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.placement.is_kept.store(false, Ordering::Relaxed);
+        if self.is_moved.get() {
+            self.placement.put(&self.machine.home, &self.machine.home);
+        }
+    }
+}
+
 impl Machine {
     /// `None` where there is nothing to be won, or where it cannot be known who runs where.
     fn of_two() -> Option<Self> {
-        let allowed = rustix::thread::sched_getaffinity(None).ok()?;
-        let mut found = (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor));
-        let (Some(one), Some(other), None) = (found.next(), found.next(), found.next()) else {
+        // Who has a quota of processor time must not spend it on waiting.
+        if thread::available_parallelism().map_or(0, usize::from) != 2 {
             return None;
-        };
+        }
+        let processors = allowed_two()?;
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let home = home(&status).unwrap_or_else(|| set_of(&processors));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = rustix::fs::openat(CWD, "/proc", flags, Mode::empty()).ok()?;
-        Some(Machine { processors: [one, other], proc })
+        Some(Machine { processors, home, proc })
+    }
+
+    /// Whether this thread may still run on these two, and on no other. It must not be kept to one of them now.
+    fn is_still_of_two(&self) -> bool {
+        allowed_two() == Some(self.processors)
     }
 
     /// On which of the two a process runs, or ran last.
@@ -227,6 +272,29 @@ impl Machine {
         let place = processor(stat.get(..len)?)?;
         self.processors.contains(&place).then_some(place)
     }
+}
+
+/// The two processors that this thread may run on now, if they are two.
+fn allowed_two() -> Option<[usize; 2]> {
+    let allowed = rustix::thread::sched_getaffinity(None).ok()?;
+    let mut found = (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor));
+    match (found.next(), found.next(), found.next()) {
+        (Some(one), Some(other), None) => Some([one, other]),
+        _ => None,
+    }
+}
+
+/// Where a thread may run, in its `/proc/PID/status` (proc(5)): unlike what the kernel answers to a thread, that has processors
+/// which are switched off now, too.
+fn home(status: &str) -> Option<CpuSet> {
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let mut set = CpuSet::new();
+    for range in list.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        (first..=last.min(CpuSet::MAX_CPU.saturating_sub(1))).for_each(|cpu| set.set(cpu));
+    }
+    (set.count() > 0).then_some(set)
 }
 
 /// The processor in a `/proc/PID/stat` (proc(5)): field 39. The second field is a name in brackets, which may hold anything.
@@ -260,7 +328,7 @@ mod tests {
     /// A machine of two processors, some time after its start.
     fn of_two() -> Placement {
         let proc = rustix::fs::open("/proc", OFlags::PATH, Mode::empty()).unwrap();
-        let machine = Some(Machine { processors: [0, 1], proc });
+        let machine = Some(Machine { processors: [0, 1], home: set_of(&[0, 1]), proc });
         let placement = Placement { machine, ..Placement::new() };
         thread::sleep(BURST_TIME);
         assert_eq!(asked(&placement, [1]), [false]);
@@ -294,6 +362,17 @@ mod tests {
     fn elsewhere_nothing_is_done() {
         let placement = Placement { machine: None, ..Placement::new() };
         assert!(!asked(&placement, [1; 100]).contains(&true));
+    }
+
+    #[test]
+    fn home_is_all_that_the_kernel_allows() {
+        let found = home("Name:\tx\nCpus_allowed:\tff\nCpus_allowed_list:\t0-2,7\n").unwrap();
+        assert_eq!(found, set_of(&[0, 1, 2, 7]));
+        assert!(home("Cpus_allowed_list:\t0-99999999\n").is_some());
+        for wrong in ["", "Cpus_allowed_list:\t", "Cpus_allowed_list:\t1-x\n"] {
+            assert!(home(wrong).is_none(), "{wrong}");
+        }
+        assert!(home(&std::fs::read_to_string("/proc/self/status").unwrap()).is_some());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
@@ -10,6 +11,10 @@ use super::block::{Block, Pool};
 use super::{copy, lock};
 use crate::error::Result;
 use crate::format::index::BlockIndex;
+
+/// Nobody waits longer than this for somebody else's expansion: a thread of real-time priority may keep that one from its
+/// processor for ever. It is a hundred times what an expansion takes.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Blocks kept in memory.
 #[derive(Debug)]
@@ -42,7 +47,7 @@ impl State {
         Some(gone)
     }
 
-    /// Whether this is the expansion of a block that counts: an idle one may have been overtaken.
+    /// Whether this is the expansion of a block that counts: one may have been overtaken.
     fn is_current(&self, index: BlockIndex, flight: &Arc<Flight>) -> bool {
         self.flights.get(&index).is_some_and(|current| Arc::ptr_eq(current, flight))
     }
@@ -67,18 +72,19 @@ enum Landed {
 }
 
 impl Flight {
-    /// Waits for the end; the block, if there is one for us.
-    fn wait(&self) -> Option<Block> {
+    /// Waits for the end. Nothing when that does not come.
+    fn wait(&self) -> Option<Landed> {
+        let deadline = Instant::now().checked_add(PATIENCE)?;
         let mut landed = lock(&self.landed);
-        loop {
-            match &*landed {
-                Some(Landed::With(block)) => return Some(block.clone()),
-                Some(Landed::Empty) => return None,
-                None => {
-                    landed = self.changed.wait(landed).unwrap_or_else(PoisonError::into_inner);
-                }
+        while landed.is_none() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
             }
+            let waited = self.changed.wait_timeout(landed, left);
+            landed = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        landed.clone()
     }
 }
 
@@ -110,16 +116,35 @@ impl Cache {
         }
     }
 
-    /// The same for one who has time: nothing is done when somebody is at it already, and nobody waits for it.
+    /// The same for one who expands ahead of others: nothing is done when somebody is at it already.
+    pub(super) fn get_ahead(
+        &self,
+        index: BlockIndex,
+        make: impl FnOnce() -> Result<Block>,
+    ) -> Result<()> {
+        self.unless_begun(index, Flight::default(), make)
+    }
+
+    /// The same for one who has time: nobody waits for it, either.
     pub(super) fn get_in_idle_time(
         &self,
         index: BlockIndex,
         make: impl FnOnce() -> Result<Block>,
     ) -> Result<()> {
-        let flight = Arc::new(Flight { idle: true, ..Flight::default() });
+        self.unless_begun(index, Flight { idle: true, ..Flight::default() }, make)
+    }
+
+    fn unless_begun(
+        &self,
+        index: BlockIndex,
+        flight: Flight,
+        make: impl FnOnce() -> Result<Block>,
+    ) -> Result<()> {
+        let flight = Arc::new(flight);
         {
             let mut state = lock(&self.state);
-            if state.blocks.contains(&index) || state.flights.contains_key(&index) {
+            let is_begun = |begun: &Arc<Flight>| flight.idle || !begun.idle;
+            if state.blocks.contains(&index) || state.flights.get(&index).is_some_and(is_begun) {
                 return Ok(());
             }
             state.flights.insert(index, Arc::clone(&flight));
@@ -130,6 +155,7 @@ impl Cache {
         if is_current {
             self.keep(index, &block);
         }
+        landing.land(block);
         Ok(())
     }
 
@@ -166,19 +192,26 @@ impl Cache {
 
     /// The block if it is here or just being made; else it is ours to make.
     fn find_or_begin(&self, index: BlockIndex) -> Begin<'_> {
+        let mut stuck: Option<Arc<Flight>> = None;
         loop {
             let mut state = lock(&self.state);
             if let Some(kept) = state.blocks.get(&index) {
                 return Begin::Here(kept.block.clone());
             }
-            let Some(flight) = state.flights.get(&index).filter(|it| !it.idle).cloned() else {
+            // One that was waited for in vain is overtaken, as one of idle time is at once.
+            let is_awaitable = |flight: &&Arc<Flight>| {
+                !flight.idle && !stuck.as_ref().is_some_and(|stuck| Arc::ptr_eq(stuck, flight))
+            };
+            let Some(flight) = state.flights.get(&index).filter(is_awaitable).cloned() else {
                 let flight = Arc::new(Flight::default());
                 state.flights.insert(index, Arc::clone(&flight));
                 return Begin::Ours(Landing { cache: self, index, flight });
             };
             drop(state);
-            if let Some(block) = flight.wait() {
-                return Begin::Here(block);
+            match flight.wait() {
+                Some(Landed::With(block)) => return Begin::Here(block),
+                Some(Landed::Empty) => {}
+                None => stuck = Some(flight),
             }
         }
     }
@@ -321,6 +354,26 @@ mod tests {
     }
 
     #[test]
+    fn nobody_waits_for_ever() {
+        let cache = Cache::new(1000, 10);
+        let made = || {
+            let begin = Instant::now();
+            let (_, hit) = cache.get(BlockIndex(1), || Ok(block(10))).unwrap();
+            assert!(!hit && begin.elapsed() >= PATIENCE);
+            // Who expands ahead waits for nobody at all.
+            cache.get_ahead(BlockIndex(1), || panic!("it is here")).unwrap();
+            Ok(block(10))
+        };
+        assert!(!cache.get(BlockIndex(1), made).unwrap().1);
+        let made = || {
+            cache.get_ahead(BlockIndex(2), || panic!("it is under way")).unwrap();
+            Ok(block(10))
+        };
+        cache.get_ahead(BlockIndex(2), made).unwrap();
+        assert!(cache.has(BlockIndex(2)));
+    }
+
+    #[test]
     fn many_who_ask_cause_one_expansion() {
         let cache = Cache::new(1000, 128);
         let made = AtomicUsize::new(0);
@@ -349,7 +402,7 @@ mod tests {
                     let mut content = [0; 10];
                     let make = |content: &mut [u8]| {
                         made.fetch_add(1, Ordering::SeqCst);
-                        std::thread::sleep(std::time::Duration::from_millis(100));
+                        std::thread::sleep(std::time::Duration::from_millis(50));
                         content.fill(7);
                         Ok(())
                     };

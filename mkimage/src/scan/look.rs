@@ -17,6 +17,8 @@ use crate::tree::XattrSet;
 
 /// Fewest threads that look: on a cold disk they wait more than they work.
 const LOOKERS_MIN: usize = 4;
+/// Most directories under way, each of them open: of the 1024 files that a process may have by default, this leaves enough.
+const UNDER_WAY_MAX: u64 = 128;
 
 /// What a name stands for.
 #[derive(Debug)]
@@ -92,7 +94,7 @@ impl Lookers {
                 .spawn_scoped(scope, work)
                 .map_err(|err| Failure::io("cannot start a thread", &err))?;
         }
-        let under_way_max = 4 * count as u64;
+        let under_way_max = (4 * count as u64).min(UNDER_WAY_MAX);
         Ok(Lookers { asked, seen, number: 0, under_way: 0, under_way_max })
     }
 

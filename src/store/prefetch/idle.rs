@@ -44,7 +44,7 @@ impl Idler {
             become_idle();
             for Job { store, block, entry, mut content } in todo {
                 content.resize(usize_from_u32(entry.content_len), 0);
-                let expanded = store.expand_into(block, &entry, &mut content);
+                let expanded = store.expand_unnoticed(block, &entry, &mut content);
                 drop(store);
                 if finished.send((content, expanded)).is_err() {
                     return;
@@ -62,6 +62,7 @@ impl Idler {
         entry: Entry,
         content: &mut [u8],
     ) -> Result<()> {
+        store.note_place(&entry);
         let store = Arc::clone(store);
         let job = Job { store, block, entry, content: self.content.take() };
         // It is gone only if it panicked.
