@@ -11,6 +11,7 @@
 //! * [`manifest`]: what does it hold, as lines of text?
 //! * [`extract`](mod@extract): how does a tree come out of an image?
 //! * [`diff`](mod@diff): what is different between two images?
+//! * [`update`]: which image is next?
 //! * `fuse`: how does the kernel ask? (with the feature of that name)
 //!
 //! ```no_run
@@ -43,6 +44,7 @@ pub mod manifest;
 pub mod state;
 pub mod store;
 pub mod trust;
+pub mod update;
 pub mod verify;
 
 use std::path::Path;

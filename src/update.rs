@@ -1,0 +1,20 @@
+//! Which image is next? How a new one comes onto the data partition, is tried, is blessed or given up, and how the machine
+//! finds one that it can boot whatever failed in between (UPDATE.md).
+//!
+//! An image is a file that never changes once it has its name, `images/<root digest>.img`. What is switched is a record of
+//! 512 bytes. Nothing is ever removed before what replaces it is on the disk.
+
+pub mod book;
+mod disk;
+pub mod failed;
+mod fetch;
+mod head;
+pub mod install;
+pub mod keep;
+pub mod origin;
+mod part;
+pub mod place;
+pub mod record;
+mod seeds;
+pub mod single;
+pub mod state;

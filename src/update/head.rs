@@ -1,0 +1,119 @@
+//! Who vouches for an image of which only a few bytes were fetched? Its superblock and its signatures suffice.
+
+use std::io;
+use std::ops::Range;
+
+use super::failed::Failed;
+use super::origin::{Origin, Trouble};
+use crate::format::digest::Digest;
+use crate::format::field::u64_from_usize;
+use crate::format::superblock::{self, Superblock};
+use crate::format::{SIGNATURE_LEN_MAX, SIGNATURES_MAX};
+use crate::image::Source;
+use crate::trust::{self, Anchor};
+
+/// More than a trailer has. A block device goes on behind it; so much of that is fetched in vain.
+const TRAILER_LEN_MAX: u64 = 128 << 10;
+const _: () = assert!((SIGNATURE_LEN_MAX + 4) * SIGNATURES_MAX + 64 < 128 << 10);
+
+/// What is known of an image before any block of it is there: who vouches for it, and what its superblock says.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) raw: [u8; superblock::LEN],
+    pub(super) superblock: Superblock,
+    pub(super) root_digest: Digest,
+    /// Length of image and trailer.
+    pub(super) len: u64,
+}
+
+impl Head {
+    /// Fetches what is needed and authenticates it.
+    pub(super) fn fetch(
+        origin: &dyn Origin,
+        anchor: &Anchor,
+        signatures: &[Vec<u8>],
+    ) -> Result<Head, Failed> {
+        let about = |err| Failed::about(origin.shown(), err);
+        let mut pieces = Pieces { len: origin.len(), ..Pieces::default() };
+        let start = 0..superblock::LEN_ON_DISK.min(pieces.len);
+        pieces.fetch(origin, start)?;
+        // Nothing of it is trusted yet but what says where the signatures are, and those are looked for in a bounded place.
+        let (raw, root_digest) = crate::store::read_superblock(&pieces, 0).map_err(about)?;
+        let claimed = Superblock::decode(&raw).map_err(|defect| about(defect.into()))?;
+        let end = pieces.len.min(claimed.image_len.saturating_add(TRAILER_LEN_MAX));
+        if matches!(anchor, Anchor::Keys(_)) {
+            pieces.fetch(origin, claimed.image_len.min(end)..end)?;
+        }
+        let vouched = trust::root_digest(&pieces, anchor, signatures).map_err(about)?;
+        if vouched != root_digest {
+            // With a digest, or by a backup that is authentic where the first superblock is not.
+            let untrusted =
+                crate::error::Untrusted::Superblock { expected: vouched, found: root_digest };
+            return Err(about(untrusted.into()));
+        }
+        Ok(Head { raw, superblock: claimed, root_digest, len: end })
+    }
+}
+
+/// Bytes that were fetched, as a source that lacks all others.
+#[derive(Debug, Default)]
+struct Pieces {
+    pieces: Vec<(u64, Vec<u8>)>,
+    len: u64,
+}
+
+impl Pieces {
+    fn fetch(&mut self, origin: &dyn Origin, range: Range<u64>) -> Result<(), Failed> {
+        let mut raw = Vec::new();
+        read_again(origin, range.clone(), &mut |piece| {
+            raw.extend_from_slice(piece);
+            Ok(())
+        })?;
+        self.pieces.push((range.start, raw));
+        Ok(())
+    }
+}
+
+/// So often a few bytes are asked for until they are there.
+const ATTEMPTS: u32 = 5;
+
+/// Reads a short range, from where it stopped if that did not work.
+pub(super) fn read_again(
+    origin: &dyn Origin,
+    range: Range<u64>,
+    take: &mut dyn FnMut(&[u8]) -> Result<(), Failed>,
+) -> Result<(), Failed> {
+    let mut at = range.start;
+    let mut attempt = 0;
+    while at < range.end {
+        let read = origin.read(at..range.end, &mut |piece| {
+            at = at.saturating_add(u64_from_usize(piece.len()));
+            take(piece)
+        });
+        match read {
+            Ok(()) => {}
+            Err(Trouble::Passing(failed)) if attempt < ATTEMPTS => {
+                tracing::debug!("{failed}: asking again");
+                std::thread::sleep(super::fetch::pause(attempt));
+                attempt = attempt.saturating_add(1);
+            }
+            Err(trouble) => return Err(trouble.into_failed()),
+        }
+    }
+    Ok(())
+}
+
+impl Source for Pieces {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let found = self.pieces.iter().find_map(|(start, raw)| {
+            let from = usize::try_from(offset.checked_sub(*start)?).ok()?;
+            raw.get(from..)?.get(..buf.len())
+        });
+        buf.copy_from_slice(found.ok_or_else(|| io::Error::other("it was not fetched"))?);
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! What if a machine keeps one image, `root.img`, and the one before it? Then two renames switch: the new image and the old one
+//! exchange their names, and the old one becomes `root.img.prev`.
+//!
+//! The new one waits under a name that tells its digest. After a power cut between the two renames another image is found
+//! under that name: the old one, which only has to get its own.
+
+use std::path::Path;
+
+use super::disk;
+use super::failed::Failed;
+use super::place::{Place, SINGLE, SINGLE_PREVIOUS};
+use crate::format::digest::Digest;
+use crate::image::{self, Method};
+use crate::store::read_superblock;
+
+/// Puts the whole image at `part` in the place of `root.img`, which becomes `root.img.prev`.
+pub(super) fn exchange(place: &Place, part: &Path) -> Result<(), Failed> {
+    let current = place.data().join(SINGLE);
+    let wrap = |err| Failed::io(format_args!("cannot put the image at {}", current.display()), err);
+    disk::exchange(part, &current).map_err(|err| {
+        if err.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) {
+            wrap(err).hint("this file system cannot exchange two names: make a directory images/ beside root.img")
+        } else {
+            wrap(err)
+        }
+    })?;
+    finish(place, part).map_err(wrap)
+}
+
+fn finish(place: &Place, part: &Path) -> std::io::Result<()> {
+    disk::rename_over(part, &place.data().join(SINGLE_PREVIOUS))
+}
+
+/// Ends what a power cut left between the two renames. Returns whether there was something to do.
+pub fn recover(place: &Place) -> Result<bool, Failed> {
+    let mut recovered = false;
+    if !place.is_single() {
+        return Ok(false);
+    }
+    for part in place.parts()? {
+        let digest = part.file_name().and_then(|name| name.to_str()).and_then(|name| {
+            name.trim_start_matches('.').split('.').next()?.parse::<Digest>().ok()
+        });
+        let found = image::open(&part, Method::Pread)
+            .and_then(|source| read_superblock(&*source, 0))
+            .map(|(raw, found)| (raw.starts_with(&crate::format::superblock::MAGIC), found));
+        if let (Some(digest), Ok((true, found))) = (digest, found)
+            && digest != found
+        {
+            finish(place, &part)
+                .map_err(|err| Failed::io(format_args!("cannot rename {}", part.display()), err))?;
+            recovered = true;
+        }
+    }
+    Ok(recovered)
+}
+
+/// Exchanges `root.img` and `root.img.prev`. Returns the digest of what is booted now.
+pub(super) fn roll_back(place: &Place) -> Result<Digest, Failed> {
+    let (current, previous) = (place.data().join(SINGLE), place.data().join(SINGLE_PREVIOUS));
+    if !previous.is_file() {
+        return Err(super::state::NotPossible::NoOther.into());
+    }
+    let source = image::open(&previous, Method::Pread)?;
+    let (_, digest) = read_superblock(&*source, 0)?;
+    disk::exchange(&previous, &current).map_err(|err| {
+        Failed::io(
+            format_args!("cannot exchange {} and {}", current.display(), previous.display()),
+            err,
+        )
+    })?;
+    Ok(digest)
+}
