@@ -21,6 +21,7 @@ mod places;
 pub mod report;
 mod resume;
 pub mod server;
+pub mod slots;
 pub mod start;
 pub mod trampoline;
 pub mod workspace;
@@ -42,6 +43,7 @@ use config::Config;
 use data::Data;
 use patience::Patience;
 use report::{Refused, Report};
+use slots::Slots;
 use workspace::Workspace;
 
 /// Where the initramfs keeps public keys, `*.pub`.
@@ -185,7 +187,8 @@ fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result
 /// Boots the first image that can be.
 fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
     let Site { args, workspace, data, .. } = *site;
-    let candidates = choose::candidates(&data.path, args)?;
+    let mut slots = Slots::begin(data, args);
+    let candidates = choose::candidates(&data.path, args, &slots)?;
     // What it took to look for them is not taken from what serving them may take.
     let site = &Site { patience: Patience::begin(), ..*site };
     let mut refused = Vec::new();
@@ -209,11 +212,13 @@ fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
             Ok(Some(mut report)) => {
                 layers::replace(newroot, workspace)?;
                 report.refused = refused;
+                report.slot = slots.slot_of(&report.root_digest);
                 return Ok(report);
             }
             Err(failed) => {
                 let image = choose::shown(&data.path, &candidate.path);
                 tracing::error!("{image} is refused: {failed}");
+                slots.refuse(&candidate.path, data);
                 refused.push(Refused { image, why: failed.message, hint: failed.hint });
                 workspace.clear();
             }

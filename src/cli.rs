@@ -17,10 +17,14 @@ mod log;
 pub mod ls;
 #[cfg(feature = "fuse")]
 pub mod mount;
+#[cfg(feature = "boot")]
+pub mod scrub;
 #[cfg(feature = "sign")]
 pub mod sign;
 #[cfg(feature = "fuse")]
 pub mod status;
+#[cfg(feature = "boot")]
+pub mod update;
 pub mod verify;
 
 use std::ffi::OsString;
@@ -59,6 +63,12 @@ enum Command {
     /// Make an image the root of this machine
     #[cfg(feature = "boot")]
     Boot(boot::BootArgs),
+    /// Install, try, bless and roll back images
+    #[cfg(feature = "boot")]
+    Update(update::UpdateArgs),
+    /// Read all of the running image from the disk, in idle time
+    #[cfg(feature = "boot")]
+    Scrub(scrub::ScrubArgs),
     /// Show how /etc differs from the image's
     Etc(etc::EtcArgs),
     /// Name what would not boot, or would surprise
@@ -225,6 +235,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => status::run(&args),
         #[cfg(feature = "boot")]
         Command::Boot(args) => boot::run(args),
+        #[cfg(feature = "boot")]
+        Command::Update(args) => update::run(args),
+        #[cfg(feature = "boot")]
+        Command::Scrub(args) => scrub::run(&args),
         Command::Etc(args) => etc::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Verify(args) => verify::run(&args),

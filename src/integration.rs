@@ -189,6 +189,30 @@ pub const CARRIED: &[Carried] = &[
         content: carried!("systemd/ashlar-generator"),
     },
     Carried {
+        path: "usr/lib/systemd/system/ashlar-bless.service",
+        mode: 0o644,
+        parts: &[Part::Systemd],
+        content: carried!("systemd/ashlar-bless.service"),
+    },
+    Carried {
+        path: "usr/lib/systemd/system/ashlar-unhealthy.service",
+        mode: 0o644,
+        parts: &[Part::Systemd],
+        content: carried!("systemd/ashlar-unhealthy.service"),
+    },
+    Carried {
+        path: "usr/lib/systemd/system/ashlar-scrub.service",
+        mode: 0o644,
+        parts: &[Part::Systemd],
+        content: carried!("systemd/ashlar-scrub.service"),
+    },
+    Carried {
+        path: "usr/lib/systemd/system/ashlar-scrub.timer",
+        mode: 0o644,
+        parts: &[Part::Systemd],
+        content: carried!("systemd/ashlar-scrub.timer"),
+    },
+    Carried {
         path: "usr/share/ashlar/selinux/ashlar.cil",
         mode: 0o644,
         parts: &[Part::Selinux],

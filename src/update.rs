@@ -5,6 +5,7 @@
 //! 512 bytes. Nothing is ever removed before what replaces it is on the disk.
 
 pub mod book;
+pub mod checked;
 mod disk;
 pub mod failed;
 mod fetch;
@@ -15,6 +16,10 @@ pub mod origin;
 mod part;
 pub mod place;
 pub mod record;
+pub mod scrub;
 mod seeds;
 pub mod single;
 pub mod state;
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use super::cmdline::{BootArgs, Slot, Wanted};
 use super::config::{Config, FILE_LEN_MAX};
 use super::data::{CONFIG_IN_ROOT, read_text};
 use super::patience::Patience;
+use super::slots::Slots;
 use crate::format::digest::Digest;
 use crate::format::superblock::Superblock;
 use crate::image;
@@ -112,10 +113,11 @@ pub struct Candidates {
     pub missing: Option<Failed>,
 }
 
-/// The images that may be booted. What is asked for comes first; the others need a signature, which [`open`] insists on.
-pub fn candidates(data: &Path, args: &BootArgs) -> Result<Candidates, Failed> {
+/// The images that may be booted. What is asked for comes first, on the kernel command line or else in the boot record; the others
+/// need a signature, which [`open`] insists on.
+pub fn candidates(data: &Path, args: &BootArgs, slots: &Slots) -> Result<Candidates, Failed> {
     let patience = Patience::begin();
-    let mut all = all(data, patience);
+    let mut all = slots.sort(all(data, patience));
     let list: Vec<String> = all.iter().map(|path| shown(data, path)).collect();
     let there =
         format!("images there: {}", if list.is_empty() { "none".into() } else { list.join(", ") });
@@ -173,7 +175,7 @@ pub fn shown(data: &Path, path: &Path) -> String {
     path.strip_prefix(data).unwrap_or(path).display().to_string()
 }
 
-/// All images, the best first: the single one and its predecessor, then the others with the newest first. Each is looked
+/// All images, the best first where no record says otherwise: the single one and its predecessor, then the others with the newest first. Each is looked
 /// into, as long as there is patience; behind that, none would be tried.
 fn all(data: &Path, patience: Patience) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = [SINGLE.to_owned(), format!("{SINGLE}.prev")]

@@ -2,13 +2,15 @@
 //! whether the next boot forgets everything.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::StatVfsMountFlags;
 
 use super::data::{Data, OVERLAY_DISABLED, STATE};
+use super::report::{MESSAGE, REPORT, TRIAL};
 use super::workspace::Workspace;
 use super::{Failed, mounts};
+use crate::format::digest::Digest;
 use crate::state;
 
 /// The data partition of a running system that was booted from an image.
@@ -20,7 +22,7 @@ fn data() -> Result<Data, Failed> {
 }
 
 /// Does something to the data partition, which is made writable for it if it is not.
-fn change(change: impl FnOnce(&Data) -> Result<(), Failed>) -> Result<(), Failed> {
+pub fn change<T, E: From<Failed>>(change: impl FnOnce(&Data) -> Result<T, E>) -> Result<T, E> {
     let data = data()?;
     let flags = rustix::fs::statvfs(&data.path)
         .map_err(|err| Failed::io("cannot look at the data partition", err.into()))?
@@ -36,9 +38,27 @@ fn change(change: impl FnOnce(&Data) -> Result<(), Failed>) -> Result<(), Failed
     changed
 }
 
+/// Nobody has to be told any more that the image is on trial.
+pub fn end_trial() {
+    if Path::new(TRIAL).exists() {
+        for path in [TRIAL, MESSAGE] {
+            // What stays there is out of date until the next boot, and no more.
+            fs::remove_file(path).unwrap_or_default();
+        }
+    }
+}
+
+/// Where the data partition of this system is, and which image runs, if it was booted from one.
+pub fn running() -> Option<(PathBuf, Digest)> {
+    let text = fs::read_to_string(REPORT).ok()?;
+    let report: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let digest = report.get("root_digest")?.as_str()?.parse().ok()?;
+    Some((PathBuf::from(report.get("data")?.as_str()?), digest))
+}
+
 /// Switches the overlay of the root on or off for the boots to come.
 pub fn switch_overlay(on: bool) -> Result<(), Failed> {
-    change(|data| {
+    change(|data: &Data| {
         drop(state::make_directories(&data.path, Path::new(STATE))?);
         let marker = data.join(OVERLAY_DISABLED);
         let wrap = |err| Failed::io(format_args!("cannot change {}", marker.display()), err);

@@ -12,6 +12,7 @@ use super::config::{Modes, Overlay};
 use super::extension::Served;
 use super::report::Report;
 use super::server::{ServerArgs, is_open};
+use super::slots::Slot;
 use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
 use super::{Failed, Site, data, extension, places, start};
 use crate::format::digest::Digest;
@@ -92,6 +93,7 @@ pub fn build(
         etc_merge: etc,
         degraded,
         refused: Vec::new(),
+        slot: Slot::default(),
     })
 }
 

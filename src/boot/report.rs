@@ -7,10 +7,15 @@ use serde::Serialize;
 
 use super::choose::Voucher;
 use super::config::Modes;
+use super::slots::{Reason, Slot};
 use crate::state::etc;
 
 /// Where the report is.
 pub const REPORT: &str = "/run/ashlar/boot.json";
+/// There while the image is on trial.
+pub const TRIAL: &str = "/run/ashlar/trial";
+/// What people are shown who log in (pam_motd(8)).
+pub const MESSAGE: &str = "/run/motd.d/ashlar";
 /// The link by which systemd finds the block device below a root that has none (`systemd-volatile-root.service(8)`).
 const VOLATILE_ROOT: &str = "/run/systemd/volatile-root";
 
@@ -55,6 +60,9 @@ pub struct Report {
     pub degraded: Vec<String>,
     /// Images that were tried before this one.
     pub refused: Vec<Refused>,
+    /// Why it was this one.
+    #[serde(flatten)]
+    pub slot: Slot,
 }
 
 impl Report {
@@ -64,6 +72,9 @@ impl Report {
         let write = || -> std::io::Result<()> {
             fs::create_dir_all(Path::new(REPORT).parent().unwrap_or(Path::new("/run")))?;
             fs::write(REPORT, text + "\n")?;
+            if self.slot.reason == Reason::Trial {
+                fs::write(TRIAL, "")?;
+            }
             fs::create_dir_all(Path::new(VOLATILE_ROOT).parent().unwrap_or(Path::new("/run")))?;
             match fs::remove_file(VOLATILE_ROOT) {
                 Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(err),
@@ -78,8 +89,40 @@ impl Report {
             }
             Ok(())
         };
-        if let Err(err) = write() {
+        let told = write().and_then(|()| self.write_message());
+        if let Err(err) = told {
             tracing::warn!("cannot tell the system what was booted: {err}");
         }
+    }
+
+    /// Leaves a message for those who log in, where there is something to say.
+    fn write_message(&self) -> std::io::Result<()> {
+        let lines = self.message();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        fs::create_dir_all(Path::new(MESSAGE).parent().unwrap_or(Path::new("/run")))?;
+        fs::write(MESSAGE, lines.iter().map(|line| format!("ashlar: {line}\n")).collect::<String>())
+    }
+
+    fn message(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(image) = &self.slot.given_up {
+            lines.push(format!(
+                "image {image} was tried in vain and is given up; {} runs",
+                self.root_digest
+            ));
+        }
+        lines.extend(
+            self.refused.iter().map(|it| format!("{} could not be booted: {}", it.image, it.why)),
+        );
+        if let Some(left) = self.slot.tries_left {
+            lines.push(format!(
+                "version {} of the system is on trial: it is booted {left} more times until `ashlar update bless` finds it good",
+                self.image_version
+            ));
+        }
+        lines.extend(self.degraded.iter().cloned());
+        lines
     }
 }

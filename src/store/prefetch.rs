@@ -5,7 +5,7 @@
 //! knows their next file. Whole blocks of large files are noted only where the thread that expands has a processor of its own;
 //! of those the kernel itself asks for several at a time, and both processors are at work without us.
 
-pub(super) mod idle;
+pub(crate) mod idle;
 pub(super) mod list;
 mod streams;
 

@@ -132,7 +132,7 @@ impl Origin for FileOrigin {
     }
 
     fn connections(&self) -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from)
+        super::install::workers()
     }
 
     fn range_len_max(&self) -> u64 {

@@ -136,7 +136,12 @@ pub enum Attempt {
 
 impl State {
     /// An image was put in its place: it is tried from the next boot on. What runs now becomes the default if nothing is yet.
+    /// An image that is on trial already has no more tries than it had: a timer that installs it again and again must not keep
+    /// a machine in a circle.
     pub fn install(&mut self, image: Digest, booted: Option<Digest>, tries: u8) {
+        if self.trial.is_some_and(|trial| trial.image == image) {
+            return;
+        }
         if self.default.is_none() {
             self.default = booted.filter(|booted| *booted != image);
         }

@@ -74,9 +74,10 @@ impl Idler {
     }
 }
 
-/// From now on, this thread runs only where a processor would idle otherwise, and gives way at once (sched(7)). Where the
+/// From now on, this thread runs only where a processor would idle otherwise, and gives way at once (sched(7)); its questions to
+/// a disk are asked when nobody else asks (`ioprio_get(2)`, "CPU nice value and scheduler class"). Where the
 /// kernel refuses, which it does to nobody, it runs as others do.
-fn become_idle() {
+pub(crate) fn become_idle() {
     let none = libc::sched_param { sched_priority: 0 };
     // SAFETY: 0 is the calling thread, and the kernel reads one `sched_param`, which lives as long as the call.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };

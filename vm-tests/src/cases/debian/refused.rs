@@ -23,8 +23,8 @@ struct Kind {
     halts: &'static str,
 }
 
-/// Shows that it is a shell that reads this, and ends the machine.
-const PROOF: &str = "echo a-shell-$((6 * 7)); echo b >/proc/sysrq-trigger\n";
+/// Shows that it is a shell that reads this, and ends the machine when the console has written it.
+const PROOF: &str = "echo a-shell-$((6 * 7)); sleep 1; echo b >/proc/sysrq-trigger\n";
 
 const KINDS: [Kind; 3] = [
     Kind {
