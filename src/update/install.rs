@@ -341,7 +341,7 @@ fn open_tables(
             Ok(())
         })?;
         match open() {
-            Err(failed) if attempt < 3 => {
+            Err(failed) if attempt < 3 && !origin.is_local() => {
                 tracing::info!("{failed}: asking for the tables again");
                 std::thread::sleep(fetch::pause(attempt));
                 attempt = attempt.saturating_add(1);
