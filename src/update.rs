@@ -11,6 +11,7 @@ mod fetch;
 mod head;
 pub mod install;
 pub mod keep;
+pub mod latest;
 pub mod origin;
 mod part;
 pub mod place;
