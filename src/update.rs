@@ -5,6 +5,7 @@
 //! 512 bytes. Nothing is ever removed before what replaces it is on the disk.
 
 pub mod book;
+pub mod delta;
 mod disk;
 pub mod failed;
 mod fetch;
