@@ -6,12 +6,14 @@
 
 pub mod book;
 pub mod checked;
+pub mod delta;
 mod disk;
 pub mod failed;
 mod fetch;
 mod head;
 pub mod install;
 pub mod keep;
+pub mod latest;
 pub mod origin;
 mod part;
 pub mod place;

@@ -1,4 +1,4 @@
-//! Do SPEC.md and the code say the same? Every table and every numbered rule is compared.
+//! Do SPEC.md, UPDATE.md and the code say the same? Every table and every numbered rule is compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,14 +7,17 @@ use ashlarfs::format::field::Field;
 use ashlarfs::format::{
     self, context, dirent, entry, inode, prefetch, run, superblock, trailer, xattr,
 };
+use ashlarfs::update::state::{BAD_MAX, TRIES, Why};
+use ashlarfs::update::{delta, latest, record};
 
 const SPEC: &str = include_str!("../format-spec/SPEC.md");
+const UPDATE: &str = include_str!("../format-spec/UPDATE.md");
 
 /// Cells of every table row, with the heading of the section it stands in; runs of rows are separate tables.
-fn tables() -> Vec<(String, Vec<Vec<String>>)> {
+fn tables(page: &str) -> Vec<(String, Vec<Vec<String>>)> {
     let mut tables: Vec<(String, Vec<Vec<String>>)> = Vec::new();
     let (mut heading, mut inside) = (String::new(), false);
-    for line in SPEC.lines() {
+    for line in page.lines() {
         if let Some(text) = line.strip_prefix("## ").or_else(|| line.strip_prefix("### ")) {
             text.clone_into(&mut heading);
         }
@@ -39,8 +42,8 @@ fn number(text: &str) -> Option<usize> {
 }
 
 /// Layout tables (`offset | len | name | value`) in order of appearance.
-fn layouts() -> Vec<(String, Vec<Field>)> {
-    tables()
+fn layouts(page: &str) -> Vec<(String, Vec<Field>)> {
+    tables(page)
         .into_iter()
         .filter(|(_, rows)| rows[0].starts_with(&["offset".into(), "len".into(), "name".into()]))
         .map(|(heading, rows)| {
@@ -66,7 +69,16 @@ fn every_layout_is_the_codes() {
         ("9. Signatures and trailer", trailer::HEAD_FIELDS, trailer::HEAD_LEN),
         ("9. Signatures and trailer", trailer::FOOT_FIELDS, trailer::FOOT_LEN),
     ];
-    let spec = layouts();
+    compare(&layouts(SPEC), code);
+    let code: &[(&str, &[Field], usize)] = &[
+        ("Boot records", record::FIELDS, record::LEN),
+        ("Delta files", delta::FIELDS, delta::HEAD_LEN),
+        ("Delta files", delta::RANGE_FIELDS, delta::RANGE_LEN),
+    ];
+    compare(&layouts(UPDATE), code);
+}
+
+fn compare(spec: &[(String, Vec<Field>)], code: &[(&str, &[Field], usize)]) {
     assert_eq!(spec.len(), code.len(), "a layout table without code, or code without its table");
     for ((heading, fields), (code_heading, code_fields, len)) in spec.iter().zip(code) {
         assert_eq!(heading, code_heading);
@@ -83,7 +95,7 @@ fn every_layout_is_the_codes() {
 #[test]
 fn every_rule_has_its_error() {
     let mut spec = BTreeMap::new();
-    for (_, rows) in tables().into_iter().filter(|(_, rows)| rows[0][0] == "rule") {
+    for (_, rows) in tables(SPEC).into_iter().filter(|(_, rows)| rows[0][0] == "rule") {
         for row in &rows[2..] {
             let violation = row[2].trim_matches('`').to_owned();
             assert!(spec.insert(row[0].clone(), violation).is_none(), "{} stands twice", row[0]);
@@ -105,7 +117,7 @@ fn every_rule_has_its_error() {
 
 #[test]
 fn contexts_and_limits_are_the_codes() {
-    let spec: BTreeSet<String> = tables()
+    let spec: BTreeSet<String> = tables(SPEC)
         .into_iter()
         .filter(|(_, rows)| rows[0].get(1).is_some_and(|cell| cell == "context string"))
         .flat_map(|(_, rows)| {
@@ -146,11 +158,45 @@ fn contexts_and_limits_are_the_codes() {
 
 #[test]
 fn every_type_has_its_bits() {
-    let (_, rows) = tables().into_iter().find(|(_, rows)| rows[0][0] == "type").unwrap();
+    let (_, rows) = tables(SPEC).into_iter().find(|(_, rows)| rows[0][0] == "type").unwrap();
     for row in &rows[2..] {
         let bits = u16::try_from(number(&row[1]).unwrap()).unwrap();
         let kind = inode::Kind::from_mode(bits).unwrap_or_else(|| panic!("{} is unknown", row[0]));
         assert_eq!(kind.mode_bits(), bits);
     }
     assert_eq!(rows.len() - 2, 7);
+}
+
+#[test]
+fn what_an_update_writes_is_what_its_page_says() {
+    let (_, rows) = tables(UPDATE).into_iter().find(|(_, rows)| rows[0][0] == "number").unwrap();
+    let spec: Vec<_> = rows[2..].iter().map(|row| (number(&row[0]).unwrap(), &*row[1])).collect();
+    let code: Vec<_> = Why::ALL.map(|why| (usize::from(why.number()), why.word())).to_vec();
+    assert_eq!(spec, code);
+    let raw = record::Record::default().encode();
+    let context = "ashlar update: boot record, version 1";
+    let checksum = blake3::Hasher::new_derive_key(context).update(&raw[..0x1e0]).finalize();
+    assert_eq!(raw[0x1e0..], *checksum.as_bytes());
+    let shown = |magic: [u8; 8]| format!("`{}`", String::from_utf8(magic.to_vec()).unwrap());
+    let texts = [
+        format!("`H(\"{context}\", [0:0x1e0])`"),
+        format!(
+            "| magic | {} |\n| 0x008 | 4 | version | {} |",
+            shown(record::MAGIC),
+            record::VERSION
+        ),
+        format!("| magic | {} |\n| 0x08 | 4 | version | {} |", shown(delta::MAGIC), delta::VERSION),
+        format!("images in `bad`, 0 to {BAD_MAX} |"),
+        format!("as many tries as were asked for, {TRIES} if nobody said"),
+        format!("at most {} bytes", latest::LEN_MAX),
+        format!("1 to {} of `A-Z", latest::NAME_MAX),
+    ];
+    for text in texts {
+        assert!(UPDATE.contains(&text), "UPDATE.md no longer says: {text}");
+    }
+    // The example is a manifest, but for its digest.
+    let start = UPDATE.find("ashlar latest\n").unwrap();
+    let example = UPDATE[start..].split_inclusive("```").next().unwrap().trim_end_matches("```");
+    let example = example.replace("9f0c\u{2026}", &"9f0c".repeat(16));
+    assert_eq!(latest::Latest::decode(example.as_bytes()).unwrap().encode().unwrap(), example);
 }

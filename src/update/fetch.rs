@@ -183,7 +183,8 @@ impl Shared<'_> {
             // The server, or something on the way, gave other bytes.
             (Some(untrusted), _) => {
                 let failed = Failed::about(self.origin.shown(), untrusted.into());
-                Err(Trouble::Passing(failed))
+                let is_final = self.origin.is_local();
+                Err(if is_final { Trouble::Final(failed) } else { Trouble::Passing(failed) })
             }
             (None, Ok(())) if done < stretch.len() => {
                 let failed = Failed::new(format_args!(

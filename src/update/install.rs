@@ -326,15 +326,14 @@ fn open_tables(
         trust::read_trailer(&*source, head.superblock.image_len)?;
         Ok(image)
     };
-    if part.was_there
-        && let Ok(image) = open()
-    {
-        return Ok(image);
-    }
+    // Signatures are no part of what a part is called by: the last time there may have been others, or none.
+    let is_here = part.was_there && open().is_ok();
+    let superblock = &head.superblock;
+    let start = if is_here { superblock.image_len } else { superblock.table_offset };
     part.write(&head.raw, 0)?;
     let mut attempt = 0;
     loop {
-        let mut at = head.superblock.table_offset;
+        let mut at = start;
         head::read_again(origin, at..head.len, &mut |piece| {
             part.write(piece, at)?;
             at = at.saturating_add(u64_from_usize(piece.len()));
@@ -342,7 +341,7 @@ fn open_tables(
             Ok(())
         })?;
         match open() {
-            Err(failed) if attempt < 3 => {
+            Err(failed) if attempt < 3 && !origin.is_local() => {
                 tracing::info!("{failed}: asking for the tables again");
                 std::thread::sleep(fetch::pause(attempt));
                 attempt = attempt.saturating_add(1);

@@ -12,7 +12,7 @@ use crate::image::{self, Method, Source};
 use crate::trust;
 
 /// Bytes that a file is read by.
-const PIECE: u64 = 1 << 20;
+pub(super) const PIECE: u64 = 1 << 20;
 
 /// A place that holds a new image.
 pub trait Origin: Sync {
@@ -34,6 +34,11 @@ pub trait Origin: Sync {
     /// Whether any range can be had, or only the whole from its start to its end.
     fn has_ranges(&self) -> bool {
         true
+    }
+
+    /// Whether it is on this machine: bytes that were wrong once are wrong whenever they are asked for.
+    fn is_local(&self) -> bool {
+        false
     }
 
     /// How many ranges may be read at the same time.
@@ -129,6 +134,10 @@ impl Origin for FileOrigin {
             at = at.saturating_add(len);
         }
         Ok(())
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     fn connections(&self) -> usize {
