@@ -5,6 +5,7 @@
 //! 512 bytes. Nothing is ever removed before what replaces it is on the disk.
 
 pub mod book;
+mod bring;
 pub mod checked;
 pub mod delta;
 mod disk;
@@ -22,6 +23,7 @@ pub mod scrub;
 mod seeds;
 pub mod single;
 pub mod state;
+mod whole;
 
 #[cfg(test)]
 mod tests;

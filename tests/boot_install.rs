@@ -439,10 +439,28 @@ fn the_generator_changes_units_on_a_root_of_ours_only() {
             "[Service]\nUnsetEnvironment=SYSTEMD_REMOUNT_ROOT_RW\n",
         ),
     ];
-    let early = early.map(|(path, text)| (format!("early/{path}"), text.to_owned()));
+    let late = [
+        (
+            "multi-user.target.wants/ashlar-bless.service",
+            "/usr/lib/systemd/system/ashlar-bless.service",
+        ),
+        ("timers.target.wants/ashlar-scrub.timer", "/usr/lib/systemd/system/ashlar-scrub.timer"),
+        (
+            "boot-complete.target.d/50-ashlar.conf",
+            "[Unit]\nOnFailure=ashlar-unhealthy.service\nOnFailureJobMode=replace-irreversibly\n",
+        ),
+    ];
+    let in_directory = |directory: &'static str| {
+        move |(path, text): (&str, &str)| (format!("{directory}/{path}"), text.to_owned())
+    };
+    let always: BTreeMap<_, _> = early
+        .map(in_directory("early"))
+        .into_iter()
+        .chain(late.map(in_directory("late")))
+        .collect();
     let with_var = |mount: &str| {
         let unit = "[Unit]\nDescription=State of this machine\nDefaultDependencies=no\n\n[Mount]\n";
-        let mut files = BTreeMap::from(early.clone());
+        let mut files = always.clone();
         files.insert("late/var.mount".to_owned(), format!("{unit}{mount}"));
         files
     };
@@ -452,5 +470,5 @@ fn the_generator_changes_units_on_a_root_of_ours_only() {
     let expected = with_var(&format!("What={data}\nWhere=/var\nType=none\nOptions=bind\n"));
     assert_eq!(generated(Some("{}"), bound), expected);
     // The image's own.
-    assert_eq!(generated(Some("{}"), "/dev/vda1 / fuse.ashlar ro 0 0\n"), early.into());
+    assert_eq!(generated(Some("{}"), "/dev/vda1 / fuse.ashlar ro 0 0\n"), always);
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::disk;
-use super::record::{LEN, Record};
+use super::record::{self, LEN, Record};
 use super::state::State;
 use crate::error::{Error, Result};
 
@@ -34,26 +34,23 @@ impl Book {
     /// Reads what is there. A file that is missing, unreadable, torn or of another version holds nothing.
     pub fn read(data: &Path) -> Book {
         let files = FILES.map(|name| data.join(name));
-        let mut book = Book { files, last: Record::default(), at: None, damaged: false };
-        for (at, path) in book.files.iter().enumerate() {
-            let read = match read(path) {
+        let mut damaged = false;
+        let records = [0, 1].map(|at: usize| {
+            let path = files.get(at)?;
+            let record = match read(path) {
                 Ok(raw) => Record::decode(&raw),
-                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+                Err(err) if err.kind() == io::ErrorKind::NotFound => return None,
                 Err(err) => {
                     tracing::warn!("cannot read {}: {err}", path.display());
                     None
                 }
             };
-            match read {
-                Some(record) if book.at.is_none() || record.sequence > book.last.sequence => {
-                    book.last = record;
-                    book.at = Some(at);
-                }
-                Some(_) => {}
-                None => book.damaged = true,
-            }
-        }
-        book
+            damaged |= record.is_none();
+            record
+        });
+        let at = record::newer(&records);
+        let last = at.and_then(|at| records.into_iter().nth(at).flatten()).unwrap_or_default();
+        Book { files, last, at, damaged }
     }
 
     /// What is remembered; nothing but defaults where nothing is.

@@ -13,6 +13,7 @@ use super::failed::Failed;
 use super::origin::{Origin, PIECE, Trouble};
 use super::place::signature_beside;
 use super::seeds::NO_CACHE;
+use super::whole::whole_trailer;
 use crate::error::{Corrupt, Error, Untrusted};
 use crate::format::digest::Digest;
 use crate::format::entry::Entry;
@@ -228,19 +229,6 @@ impl Ends {
         let signatures = whole_trailer(source, image_len)?;
         let trailer = trailer::encode(&signatures, proof::hash_trailer).ok_or(Error::Invalid)?;
         Ok(Ends { superblock, trailer })
-    }
-}
-
-/// The signatures behind an image. There must be nothing else, but for what a block device has behind its content (S-04).
-fn whole_trailer(source: &dyn Source, image_len: u64) -> crate::Result<Vec<Vec<u8>>> {
-    let signatures = trust::read_trailer(source, image_len)?;
-    let offset = image_len.saturating_add(trailer::len(&signatures));
-    match source.len().checked_sub(offset) {
-        Some(len) if len > 0 && !source.has_slack() => {
-            Err(Untrusted::Trailing { offset, len }.into())
-        }
-        Some(_) => Ok(signatures),
-        None => Err(Untrusted::Truncated { len: source.len(), image_len }.into()),
     }
 }
 

@@ -5,11 +5,14 @@ use std::ops::Range;
 
 use super::failed::Failed;
 use super::origin::{Origin, Trouble};
+use crate::error::Untrusted;
 use crate::format::digest::Digest;
 use crate::format::field::u64_from_usize;
 use crate::format::superblock::{self, Superblock};
+use crate::format::trailer;
 use crate::format::{SIGNATURE_LEN_MAX, SIGNATURES_MAX};
 use crate::image::Source;
+use crate::store::proof;
 use crate::trust::{self, Anchor};
 
 /// More than a trailer has. A block device goes on behind it; so much of that is fetched in vain.
@@ -22,8 +25,8 @@ pub(super) struct Head {
     pub(super) raw: [u8; superblock::LEN],
     pub(super) superblock: Superblock,
     pub(super) root_digest: Digest,
-    /// Length of image and trailer.
-    pub(super) len: u64,
+    /// What follows the image: all signatures that are known, also those from beside it.
+    pub(super) trailer: Vec<u8>,
 }
 
 impl Head {
@@ -41,18 +44,40 @@ impl Head {
         let (raw, root_digest) = crate::store::read_superblock(&pieces, 0).map_err(about)?;
         let claimed = Superblock::decode(&raw).map_err(|defect| about(defect.into()))?;
         let end = pieces.len.min(claimed.image_len.saturating_add(TRAILER_LEN_MAX));
-        if matches!(anchor, Anchor::Keys(_)) {
-            pieces.fetch(origin, claimed.image_len.min(end)..end)?;
-        }
+        pieces.fetch(origin, claimed.image_len.min(end)..end)?;
         let vouched = trust::root_digest(&pieces, anchor, signatures).map_err(about)?;
         if vouched != root_digest {
             // With a digest, or by a backup that is authentic where the first superblock is not.
-            let untrusted =
-                crate::error::Untrusted::Superblock { expected: vouched, found: root_digest };
+            let untrusted = Untrusted::Superblock { expected: vouched, found: root_digest };
             return Err(about(untrusted.into()));
         }
-        Ok(Head { raw, superblock: claimed, root_digest, len: end })
+        let trailer = trailer_of(&pieces, &claimed, signatures).map_err(about)?;
+        Ok(Head { raw, superblock: claimed, root_digest, trailer })
     }
+
+    /// Length of image and trailer.
+    pub(super) fn len(&self) -> u64 {
+        self.superblock.image_len.saturating_add(u64_from_usize(self.trailer.len()))
+    }
+}
+
+/// The trailer that the image gets here: its own signatures and those from beside it, so that they can never be parted.
+fn trailer_of(
+    source: &dyn Source,
+    superblock: &Superblock,
+    beside: &[Vec<u8>],
+) -> crate::Result<Vec<u8>> {
+    let mut signatures = trust::read_trailer(source, superblock.image_len)?;
+    for signature in beside {
+        if !signatures.contains(signature) {
+            signatures.push(signature.clone());
+        }
+    }
+    if signatures.is_empty() {
+        return Ok(Vec::new());
+    }
+    let what = "there are too many signatures, or one is too long";
+    trailer::encode(&signatures, proof::hash_trailer).ok_or(Untrusted::Trailer { what }.into())
 }
 
 /// Bytes that were fetched, as a source that lacks all others.
@@ -90,6 +115,13 @@ pub(super) fn read_again(
             at = at.saturating_add(u64_from_usize(piece.len()));
             take(piece)
         });
+        let read = match read {
+            Ok(()) if at < range.end => {
+                let why = "less came than was asked for";
+                Err(Trouble::Passing(Failed::new(format_args!("{}: {why}", origin.shown()))))
+            }
+            read => read,
+        };
         match read {
             Ok(()) => {}
             Err(Trouble::Passing(failed)) if attempt < ATTEMPTS => {

@@ -88,6 +88,13 @@ impl Part {
         })
     }
 
+    /// Takes away what is behind its end.
+    pub(super) fn cut(&self, len: u64) -> Result<(), Failed> {
+        self.file
+            .set_len(len)
+            .map_err(|err| Failed::io(format_args!("cannot cut {}", self.path.display()), err))
+    }
+
     /// Its bytes, to be read.
     pub(super) fn source(&self) -> Result<Arc<dyn Source>, Failed> {
         let again = self.file.try_clone().and_then(|file| image::from_file(file, Method::Pread));

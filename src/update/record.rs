@@ -129,9 +129,14 @@ fn checksum(raw: &[u8; LEN]) -> Digest {
     Digest(*blake3::Hasher::new_derive_key(CONTEXT).update(said).finalize().as_bytes())
 }
 
-/// The newest of what was read, whatever else is there.
-pub fn newest(records: impl IntoIterator<Item = Option<Record>>) -> Option<Record> {
-    records.into_iter().flatten().max_by_key(|record| record.sequence)
+/// Which of two is the newer one, whatever became of the other.
+pub fn newer(records: &[Option<Record>; 2]) -> Option<usize> {
+    match records {
+        [Some(one), Some(other)] => Some(usize::from(other.sequence > one.sequence)),
+        [Some(_), None] => Some(0),
+        [None, Some(_)] => Some(1),
+        [None, None] => None,
+    }
 }
 
 #[cfg(test)]
@@ -211,11 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_counts_whatever_became_of_the_other() {
+    fn the_newer_counts_whatever_became_of_the_other() {
         let record = |sequence| Some(Record { sequence, ..Record::default() });
-        assert_eq!(newest([record(1), record(2)]), record(2));
-        assert_eq!(newest([record(3), None]), record(3));
-        assert_eq!(newest([None, None]), None);
+        assert_eq!(newer(&[record(1), record(2)]), Some(1));
+        assert_eq!(newer(&[record(3), record(2)]), Some(0));
+        assert_eq!(newer(&[record(2), record(2)]), Some(0));
+        assert_eq!(newer(&[record(3), None]), Some(0));
+        assert_eq!(newer(&[None, record(0)]), Some(1));
+        assert_eq!(newer(&[None, None]), None);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Which image is next? What a machine remembers of its images, and what each event makes of it: no file, no clock.
 //!
 //! ```text
-//! install ──> trial ──(boots, each counted)──> bless ──> default, last good
-//!               └──(no tries left, refused, marked bad)──> bad; the default stays
+//! install -> trial -> (boots, each counted) -> bless -> default, last good
+//!            trial -> (no tries left, refused, marked bad) -> bad; the default stays
 //! ```
 
 use std::fmt;

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
-use super::*;
-use crate::update::record::{LEN, Record, newest};
+use super::{Attempt, Bad, NotPossible, State, Trial, Why};
+use crate::format::digest::Digest;
+use crate::update::record::{LEN, Record, newer};
 
 const A: Digest = Digest([1; 32]);
 const B: Digest = Digest([2; 32]);
@@ -169,13 +170,15 @@ struct Disk {
 
 impl Disk {
     fn read(&self) -> Record {
-        newest(self.files.iter().map(Record::decode)).unwrap_or_default()
+        let records = [0, 1].map(|at| Record::decode(&self.files[at]));
+        newer(&records).and_then(|at| records[at].clone()).unwrap_or_default()
     }
 
     /// Writes a state, over the older of the two records; says whether the power stayed.
     fn write(&mut self, state: State, cut: Cut) -> bool {
         let last = self.read();
-        let other = usize::from(Record::decode(&self.files[0]).is_some_and(|it| it == last));
+        let records = [0, 1].map(|at| Record::decode(&self.files[at]));
+        let other = usize::from(newer(&records) == Some(0));
         let raw = Record { sequence: last.sequence + 1, state }.encode();
         let len = match cut {
             Cut::Before => 0,
