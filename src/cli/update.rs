@@ -1,8 +1,14 @@
 //! `ashlar update`: which image is next?
 
+#[cfg(feature = "net")]
+mod check;
+mod delta;
 mod install;
 mod list;
+#[cfg(feature = "sign")]
+mod manifest;
 mod progress;
+mod source;
 mod status;
 
 use std::path::PathBuf;
@@ -46,6 +52,9 @@ pub struct UpdateArgs {
 enum UpdateCommand {
     /// Put an image in its place, and have it tried at the next boot
     Install(install::InstallArgs),
+    /// Ask whether there is a newer image
+    #[cfg(feature = "net")]
+    Check(check::CheckArgs),
     /// Show what runs, what is next, and what was given up
     Status(status::StatusArgs),
     /// Go back to the image before
@@ -60,6 +69,11 @@ enum UpdateCommand {
     Pin(PinArgs),
     /// Remove images that nothing needs
     Gc(GcArgs),
+    /// Write what an image has and another one lacks into a file, for machines without a network
+    Delta(delta::DeltaArgs),
+    /// Write and sign the text by which machines learn of a new image
+    #[cfg(feature = "sign")]
+    Manifest(manifest::ManifestArgs),
 }
 
 /// Arguments of `ashlar update rollback`.
@@ -117,6 +131,11 @@ pub fn run(args: UpdateArgs) -> Outcome {
     match args.command {
         UpdateCommand::Status(status) => status::run(&status, &reading(args.data)?),
         UpdateCommand::List(list) => list::run(&list, &reading(args.data)?),
+        #[cfg(feature = "net")]
+        UpdateCommand::Check(check) => check::run(&check, &reading(args.data)?),
+        UpdateCommand::Delta(delta) => delta::run(&delta),
+        #[cfg(feature = "sign")]
+        UpdateCommand::Manifest(manifest) => manifest::run(&manifest),
         command => writing(args.data, |target| match command {
             UpdateCommand::Install(install) => install::run(&install, target),
             UpdateCommand::Rollback(rollback) => roll_back(&rollback, target),
@@ -127,7 +146,7 @@ pub fn run(args: UpdateArgs) -> Outcome {
                 Ok(ExitCode::SUCCESS)
             }
             UpdateCommand::Gc(gc) => collect_garbage(&gc, target),
-            UpdateCommand::Status(_) | UpdateCommand::List(_) => Ok(ExitCode::SUCCESS),
+            _ => Ok(ExitCode::SUCCESS),
         }),
     }
 }

@@ -23,7 +23,6 @@ use crate::format::index::BlockIndex;
 use crate::format::superblock;
 use crate::store::parallel::on_threads;
 use crate::store::{self, Store, proof};
-use crate::trust::Anchor;
 
 /// Bytes, by where they came from.
 #[derive(Debug, Default)]
@@ -59,25 +58,17 @@ pub(super) fn bring(
     target: &Path,
     counts: &mut Counts,
 ) -> Result<u64, Failed> {
-    let mut signatures = wish.signatures.clone();
     let (part, head) = if origin.has_ranges() {
-        let head = match Head::fetch(origin, wish.anchor, &signatures) {
-            Err(failed) if matches!(wish.anchor, Anchor::Keys(_)) && signatures.is_empty() => {
-                signatures.extend(origin.signature());
-                if signatures.is_empty() {
-                    return Err(failed);
-                }
-                Head::fetch(origin, wish.anchor, &signatures)?
-            }
-            head => head?,
-        };
+        let head = Head::find(origin, wish.anchor, wish.signatures.clone())?;
         refuse_old(place, book, head.superblock.image_version, wish)?;
         let part = Part::begin(&place.part(head.root_digest), head.len())?;
         fill(place, origin, wish, &head, &part, counts)?;
         (part, head)
     } else {
-        signatures
-            .extend(Some(()).filter(|()| signatures.is_empty()).and_then(|()| origin.signature()));
+        let mut signatures = wish.signatures.clone();
+        if signatures.is_empty() {
+            signatures.extend(origin.signature());
+        }
         whole_download(place, origin, book, wish, &signatures, counts)?
     };
     if let Err(failed) = read_back(&part, &head, wish) {

@@ -30,6 +30,24 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Fetches what is needed and authenticates it; where the image has no signature that counts, also by the one beside it.
+    pub(super) fn find(
+        origin: &dyn Origin,
+        anchor: &Anchor,
+        mut signatures: Vec<Vec<u8>>,
+    ) -> Result<Head, Failed> {
+        match Head::fetch(origin, anchor, &signatures) {
+            Err(failed) if matches!(anchor, Anchor::Keys(_)) && signatures.is_empty() => {
+                signatures.extend(origin.signature());
+                if signatures.is_empty() {
+                    return Err(failed);
+                }
+                Head::fetch(origin, anchor, &signatures)
+            }
+            head => head,
+        }
+    }
+
     /// Fetches what is needed and authenticates it.
     pub(super) fn fetch(
         origin: &dyn Origin,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::book::Book;
 use super::bring::{Counts, bring, claimed_digest};
 use super::failed::Failed;
+use super::head::Head;
 use super::origin::Origin;
 use super::place::{Place, SINGLE};
 use super::single;
@@ -145,14 +146,7 @@ pub(super) fn refuse_old(
     version: u64,
     wish: &Wish<'_>,
 ) -> Result<(), Failed> {
-    let stored = place.stored()?;
-    let version_of = |digest: &Digest| {
-        stored.iter().find(|stored| stored.root_digest == *digest).map(|stored| stored.version)
-    };
-    let running = wish.booted.as_ref().or(book.state().default.as_ref()).and_then(version_of);
-    let single = stored.first().filter(|_| place.is_single()).map(|stored| stored.version);
-    let floors = [Some(book.state().version_floor), running, single];
-    let floor = floors.into_iter().flatten().max().unwrap_or(0);
+    let floor = floor(place, book, wish.booted)?;
     if version < floor && !wish.allow_downgrade {
         return Err(Failed::new(format_args!(
             "the image has version {version}, which is older than version {floor} of this machine"
@@ -160,6 +154,18 @@ pub(super) fn refuse_old(
         .hint("--allow-downgrade installs it nevertheless; `ashlar update rollback` goes back to the image before"));
     }
     Ok(())
+}
+
+/// The version that an image must have at least.
+fn floor(place: &Place, book: &Book, booted: Option<Digest>) -> Result<u64, Failed> {
+    let stored = place.stored()?;
+    let version_of = |digest: Digest| {
+        stored.iter().find(|stored| stored.root_digest == digest).map(|stored| stored.version)
+    };
+    let running = booted.or(book.state().default).and_then(version_of);
+    let single = stored.first().filter(|_| place.is_single()).map(|stored| stored.version);
+    let floors = [Some(book.state().version_floor), running, single];
+    Ok(floors.into_iter().flatten().max().unwrap_or(0))
 }
 
 /// As many as there are processors; but in tests that cut the power at a change, all changes are made in order.
@@ -187,4 +193,53 @@ impl From<NotPossible> for Failed {
     fn from(why: NotPossible) -> Self {
         Failed::new(why)
     }
+}
+
+/// What an installation would find.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Offer {
+    /// The image's root digest.
+    pub root_digest: String,
+    /// Its version.
+    pub image_version: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Whether it is here already.
+    pub is_here: bool,
+    /// Why it was given up here, if it was.
+    pub given_up: Option<&'static str>,
+    /// Whether it is older than what this machine may install.
+    pub is_old: bool,
+    /// Whether it would be installed, and is not what is booted next anyhow.
+    pub update_available: bool,
+}
+
+/// Holds an image, of which no more is known than this, against what is here.
+pub fn offer(
+    place: &Place,
+    image: Digest,
+    version: u64,
+    bytes: u64,
+    booted: Option<Digest>,
+) -> Result<Offer, Failed> {
+    let book = Book::read(place.data());
+    let state = book.state();
+    let bad = state.bad.iter().find(|bad| bad.image == image);
+    let is_old = version < floor(place, &book, booted)?;
+    let next = state.order().first().copied().or(booted);
+    Ok(Offer {
+        root_digest: image.to_string(),
+        image_version: version,
+        bytes,
+        is_here: place.find(image).is_some(),
+        given_up: bad.map(|bad| bad.why.word()),
+        is_old,
+        update_available: bad.is_none() && !is_old && next != Some(image),
+    })
+}
+
+/// The same, of an image that is fetched as far as who vouches for it is known.
+pub fn look(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<Offer, Failed> {
+    let head = Head::find(origin, wish.anchor, wish.signatures.clone())?;
+    offer(place, head.root_digest, head.superblock.image_version, head.len(), wish.booted)
 }

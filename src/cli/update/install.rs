@@ -1,20 +1,23 @@
 //! `ashlar update install`: an image is put in its place.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::HumanBytes;
 
 use super::progress::Bar;
+use super::source::{VouchArgs, is_url, open_file};
+#[cfg(feature = "net")]
+use super::source::{NetArgs, Remote, open_url};
 use super::{Target, reboot_if};
-use crate::cli::{Failure, Outcome, say, warn_unauthenticated};
+use crate::cli::{Failure, Outcome, say};
 use crate::format::digest::Digest;
-use crate::integration;
-use crate::trust::{self, Anchor};
+use crate::trust::Anchor;
 use crate::update::checked::{self, Checked};
 use crate::update::install::{self, Installed, Wish};
-use crate::update::origin::{FileOrigin, Origin};
+#[cfg(feature = "net")]
+use crate::update::http::Http;
+use crate::update::origin::Origin;
 use crate::update::state::TRIES;
 
 /// Arguments of `ashlar update install`.
@@ -28,18 +31,11 @@ it is started again; until it is done the machine boots what it would have boote
 --json writes one object: root_digest, image_version, path, bytes, bytes_fetched, bytes_copied (from other images here),
 bytes_resumed (from an interrupted run), was_here, is_next.")]
 pub(super) struct InstallArgs {
-    /// Root digest that the image must have: 64 hexadecimal digits, as `mkimage` printed them
-    #[arg(long, value_name = "HEX", conflicts_with_all = ["key", "unauthenticated"])]
-    root_digest: Option<Digest>,
-    /// Public key (minisign) by which the image must be signed; may be given several times [default: /etc/ashlar/keys/*.pub]
-    #[arg(long, value_name = "FILE")]
-    key: Vec<PathBuf>,
-    /// Signature beside the image [default: SOURCE.minisig, where the image has none in it]
-    #[arg(long, value_name = "FILE")]
-    signature: Vec<PathBuf>,
-    /// Take an image that nothing vouches for
-    #[arg(long, conflicts_with = "key")]
-    unauthenticated: bool,
+    #[command(flatten)]
+    vouch: VouchArgs,
+    #[cfg(feature = "net")]
+    #[command(flatten)]
+    net: NetArgs,
     /// Take an image that is older than the newest one that was blessed here
     #[arg(long)]
     allow_downgrade: bool,
@@ -64,20 +60,18 @@ pub(super) struct InstallArgs {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
-    /// The image: a file or a block device
+    /// The image or a delta, a file or a block device; or a URL of an image or of a `latest` manifest
     source: String,
 }
 
 /// Runs it.
 pub(super) fn run(args: &InstallArgs, target: &Target) -> Outcome {
-    let anchor = anchor(args)?;
-    let signatures =
-        args.signature.iter().map(|path| trust::read_signature(path)).collect::<Result<_, _>>()?;
-    let origin = open(args)?;
+    let mut anchor = args.vouch.anchor(&args.source)?;
+    let origin = open(args, &mut anchor)?;
     let bar = Bar::new(args.quiet || args.json);
     let wish = Wish {
         anchor: &anchor,
-        signatures,
+        signatures: args.vouch.signatures()?,
         allow_downgrade: args.allow_downgrade,
         allow_bad: args.allow_bad,
         tries: (!args.no_trial).then_some(args.tries),
@@ -127,38 +121,42 @@ fn note_checked(target: &Target, installed: &Installed) {
     }
 }
 
-/// Who must vouch for the image.
-fn anchor(args: &InstallArgs) -> Result<Anchor, Failure> {
-    if let Some(digest) = args.root_digest {
-        return Ok(Anchor::RootDigest(digest));
+/// Opens what is to be installed. A manifest narrows down what it may be: the digest that it names, and no other.
+#[cfg(feature = "net")]
+fn open(args: &InstallArgs, anchor: &mut Anchor) -> Result<Box<dyn Origin>, Failure> {
+    if !is_url(&args.source) {
+        return open_file(&args.source);
     }
-    if args.unauthenticated {
-        warn_unauthenticated(Path::new(&args.source));
-        return Ok(Anchor::Unauthenticated);
+    let options = args.net.options();
+    match open_url(&args.source, anchor, &options)? {
+        Remote::Image(image) => Ok(Box::new(image)),
+        Remote::Manifest(manifest, url) => {
+            let image = Http::open(&url, &options)?;
+            if image.len() != manifest.bytes {
+                return Err(Failure::new(format_args!(
+                    "{url} has {} bytes, and the manifest says {}",
+                    image.len(),
+                    manifest.bytes
+                )));
+            }
+            if let Anchor::RootDigest(digest) = anchor
+                && *digest != manifest.root_digest
+            {
+                return Err(Failure::new(format_args!(
+                    "the manifest names image {}, not {digest}",
+                    manifest.root_digest
+                )));
+            }
+            Ok(Box::new(image))
+        }
     }
-    let mut paths = args.key.clone();
-    if paths.is_empty() {
-        paths = default_keys();
-    }
-    if paths.is_empty() {
-        return Err(Failure::new(format_args!("nothing vouches for {}", args.source)).hint(format_args!(
-            "give --key or --root-digest, or put keys into /{}; --unauthenticated takes it nevertheless",
-            integration::KEYS
-        )));
-    }
-    Ok(Anchor::Keys(paths.iter().map(|path| trust::read_key(path)).collect::<Result<_, _>>()?))
 }
 
-/// The keys of this system.
-fn default_keys() -> Vec<PathBuf> {
-    let directory = Path::new("/").join(integration::KEYS);
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|suffix| suffix == "pub"));
-    paths.sort();
-    paths
-}
-
-fn open(args: &InstallArgs) -> Result<Box<dyn Origin>, Failure> {
-    Ok(Box::new(FileOrigin::open(Path::new(&args.source))?))
+#[cfg(not(feature = "net"))]
+fn open(args: &InstallArgs, _anchor: &mut Anchor) -> Result<Box<dyn Origin>, Failure> {
+    if is_url(&args.source) {
+        return Err(Failure::new("this program was built without a network")
+            .hint("use the `ashlar` of the whole package, or install from a file"));
+    }
+    open_file(&args.source)
 }
