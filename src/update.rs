@@ -18,3 +18,4 @@ pub mod record;
 mod seeds;
 pub mod single;
 pub mod state;
+mod whole;

@@ -19,6 +19,7 @@ use super::place::{Place, signature_beside};
 use super::seeds::{NO_CACHE, Seeds};
 use super::single;
 use super::state::State;
+use super::whole;
 use crate::error::{Error, Untrusted};
 use crate::format::digest::Digest;
 use crate::format::entry::ENTRIES_PER_PAGE;
@@ -114,11 +115,11 @@ pub fn install(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<In
         }
         Some((Err(err), path)) => {
             tracing::warn!("{} is made again: {err}", path.display());
-            let version = bring(place, origin, &book, wish, &target, &mut counts)?;
+            let version = bring(place, origin, claimed, &book, wish, &target, &mut counts)?;
             (target, version, false)
         }
         None => {
-            let version = bring(place, origin, &book, wish, &target, &mut counts)?;
+            let version = bring(place, origin, claimed, &book, wish, &target, &mut counts)?;
             (target, version, false)
         }
     };
@@ -141,8 +142,8 @@ pub fn install(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<In
 
 /// Bytes, by where they came from.
 #[derive(Debug, Default)]
-struct Counts {
-    fetched: u64,
+pub(super) struct Counts {
+    pub(super) fetched: u64,
     copied: AtomicU64,
     resumed: AtomicU64,
 }
@@ -177,7 +178,12 @@ fn refuse_bad(state: &State, image: Digest, wish: &Wish<'_>) -> Result<(), Faile
 }
 
 /// Nobody brings back an old image with its old faults, signed as it is.
-fn refuse_old(place: &Place, book: &Book, version: u64, wish: &Wish<'_>) -> Result<(), Failed> {
+pub(super) fn refuse_old(
+    place: &Place,
+    book: &Book,
+    version: u64,
+    wish: &Wish<'_>,
+) -> Result<(), Failed> {
     let stored = place.stored()?;
     let version_of = |digest: &Digest| {
         stored.iter().find(|stored| stored.root_digest == *digest).map(|stored| stored.version)
@@ -235,6 +241,7 @@ fn workers() -> usize {
 fn bring(
     place: &Place,
     origin: &dyn Origin,
+    claimed: Digest,
     book: &Book,
     wish: &Wish<'_>,
     target: &Path,
@@ -252,16 +259,18 @@ fn bring(
             }
             head => head?,
         };
+        same(origin, claimed, &head)?;
         refuse_old(place, book, head.superblock.image_version, wish)?;
         let part = Part::begin(&place.part(head.root_digest), head.len)?;
         fill(place, origin, wish, &head, &part, counts)?;
         (part, head)
     } else {
-        signatures
-            .extend(Some(()).filter(|()| signatures.is_empty()).and_then(|()| origin.signature()));
-        whole_download(place, origin, book, wish, &signatures, counts)?
+        if matches!(wish.anchor, Anchor::Keys(_)) && signatures.is_empty() {
+            signatures.extend(origin.signature());
+        }
+        whole::download(place, origin, claimed, book, wish, &signatures, counts)?
     };
-    if let Err(failed) = read_back(&part, &head, wish) {
+    if let Err(failed) = read_back(origin, &part, &head, wish) {
         part.discard();
         return Err(failed);
     }
@@ -278,6 +287,15 @@ fn bring(
         disk::rename_new(part.path(), target).map_err(wrap)?;
     }
     Ok(head.superblock.image_version)
+}
+
+/// The image gets the name of what it claimed to be at first: it must still be that.
+pub(super) fn same(origin: &dyn Origin, claimed: Digest, head: &Head) -> Result<(), Failed> {
+    if head.root_digest == claimed {
+        return Ok(());
+    }
+    Err(Failed::new(format_args!("{}: the image changed meanwhile", origin.shown()))
+        .hint("run it again"))
 }
 
 /// Fills a part from what is here and what is fetched.
@@ -343,13 +361,13 @@ fn open_tables(
         match open() {
             Err(failed) if attempt < 3 => {
                 tracing::info!("{failed}: asking for the tables again");
-                std::thread::sleep(fetch::pause(attempt));
+                std::thread::sleep(fetch::pause(origin.pause(), attempt));
                 attempt = attempt.saturating_add(1);
             }
             opened => {
-                return opened.map_err(|failed| Failed {
-                    message: format!("{}: {failed}", origin.shown()),
-                    ..failed
+                return opened.map_err(|failed| {
+                    let failed = Failed::new(format_args!("{}: {failed}", origin.shown()));
+                    failed.hint(fetch::DAMAGED)
                 });
             }
         }
@@ -399,63 +417,17 @@ fn take_from_here(
     Ok(missing)
 }
 
-/// Downloads all of it from a server that knows no ranges. What it is, is known when it is there.
-fn whole_download(
-    place: &Place,
-    origin: &dyn Origin,
-    book: &Book,
-    wish: &Wish<'_>,
-    signatures: &[Vec<u8>],
-    counts: &mut Counts,
-) -> Result<(Part, Head), Failed> {
-    let len = origin.len();
-    let part = Part::begin(&place.part(claimed_digest(origin)?), len)?;
-    let mut attempt = 0;
-    loop {
-        let mut at = 0;
-        (wish.progress)(Step::Fetching, 0, len);
-        let read = origin.read(0..len, &mut |piece| {
-            part.write(piece, at)?;
-            at = at.saturating_add(u64_from_usize(piece.len()));
-            counts.fetched = counts.fetched.saturating_add(u64_from_usize(piece.len()));
-            (wish.progress)(Step::Fetching, at, len);
-            Ok(())
-        });
-        match read {
-            Err(super::origin::Trouble::Passing(failed)) if attempt < 3 => {
-                tracing::info!("{failed}: beginning again, for the server knows no ranges");
-                std::thread::sleep(fetch::pause(attempt));
-                attempt = attempt.saturating_add(1);
-            }
-            Err(trouble) => {
-                part.discard();
-                return Err(trouble.into_failed());
-            }
-            Ok(()) => break,
-        }
-    }
-    let here = super::origin::FileOrigin::open(part.path())?;
-    let head = Head::fetch(&here, wish.anchor, signatures)
-        .map_err(|failed| Failed { message: format!("{}: {failed}", origin.shown()), ..failed });
-    let checked = head.and_then(|head| {
-        refuse_old(place, book, head.superblock.image_version, wish).map(|()| head)
-    });
-    match checked {
-        Ok(head) => Ok((part, head)),
-        Err(failed) => {
-            part.discard();
-            Err(failed)
-        }
-    }
-}
-
 /// Reads all of it back from the disk: what is wrong now would have been wrong at boot.
-fn read_back(part: &Part, head: &Head, wish: &Wish<'_>) -> Result<(), Failed> {
+fn read_back(origin: &dyn Origin, part: &Part, head: &Head, wish: &Wish<'_>) -> Result<(), Failed> {
     (wish.progress)(Step::Writing, 0, head.len);
     part.write_down()?;
     disk::step("read back").map_err(|err| Failed::io("cannot read the image back", err))?;
     let source = image::open(part.path(), Method::Pread)?;
     let wrong = |failed: Failed| {
+        if !origin.has_ranges() {
+            // Nothing of it was looked at before.
+            return Failed::new(format_args!("{}: {failed}", origin.shown())).hint(fetch::DAMAGED);
+        }
         Failed::new(format_args!("what was written to the disk is not what is read back: {failed}"))
             .hint("the disk may be failing: see the kernel log")
     };
