@@ -9,6 +9,8 @@ mod disk;
 pub mod failed;
 mod fetch;
 mod head;
+#[cfg(feature = "net")]
+pub mod http;
 pub mod install;
 pub mod keep;
 pub mod origin;
