@@ -9,9 +9,12 @@ mod bring;
 pub mod checked;
 pub mod delta;
 mod disk;
+mod download;
 pub mod failed;
 mod fetch;
 mod head;
+#[cfg(feature = "net")]
+pub mod http;
 pub mod install;
 pub mod keep;
 pub mod latest;

@@ -80,6 +80,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("fuser", &["src/fuse"]),
     ("clap", &["src/cli"]),
     ("indicatif", &["src/cli"]),
+    ("ureq", &["src/update/http"]),
 ];
 
 /// Longest file in lines, tests not counted; a habit of 300 is better.

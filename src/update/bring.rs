@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::book::Book;
 use super::disk;
+use super::download::download;
 use super::failed::Failed;
 use super::fetch::{self, Missing};
 use super::head::{self, Head};
 use super::install::{Progress, Step, Wish, refuse_old, workers};
-use super::origin::{FileOrigin, Origin, Trouble};
+use super::origin::Origin;
 use super::part::Part;
 use super::place::Place;
 use super::seeds::{NO_CACHE, Seeds};
@@ -23,6 +24,7 @@ use crate::format::index::BlockIndex;
 use crate::format::superblock;
 use crate::store::parallel::on_threads;
 use crate::store::{self, Store, proof};
+use crate::trust::Anchor;
 
 /// Bytes, by where they came from.
 #[derive(Debug, Default)]
@@ -53,6 +55,7 @@ pub(super) fn claimed_digest(origin: &dyn Origin) -> Result<Digest, Failed> {
 pub(super) fn bring(
     place: &Place,
     origin: &dyn Origin,
+    claimed: Digest,
     book: &Book,
     wish: &Wish<'_>,
     target: &Path,
@@ -60,18 +63,19 @@ pub(super) fn bring(
 ) -> Result<u64, Failed> {
     let (part, head) = if origin.has_ranges() {
         let head = Head::find(origin, wish.anchor, wish.signatures.clone())?;
+        same(origin, claimed, &head)?;
         refuse_old(place, book, head.superblock.image_version, wish)?;
         let part = Part::begin(&place.part(head.root_digest), head.len())?;
         fill(place, origin, wish, &head, &part, counts)?;
         (part, head)
     } else {
         let mut signatures = wish.signatures.clone();
-        if signatures.is_empty() {
+        if matches!(wish.anchor, Anchor::Keys(_)) && signatures.is_empty() {
             signatures.extend(origin.signature());
         }
-        whole_download(place, origin, book, wish, &signatures, counts)?
+        download(place, origin, claimed, book, wish, &signatures, counts)?
     };
-    if let Err(failed) = read_back(&part, &head, wish) {
+    if let Err(failed) = read_back(origin, &part, &head, wish) {
         part.discard();
         return Err(failed);
     }
@@ -85,6 +89,15 @@ pub(super) fn bring(
         disk::rename_new(part.path(), target).map_err(wrap)?;
     }
     Ok(head.superblock.image_version)
+}
+
+/// The image gets the name of what it claimed to be at first: it must still be that.
+pub(super) fn same(origin: &dyn Origin, claimed: Digest, head: &Head) -> Result<(), Failed> {
+    if head.root_digest == claimed {
+        return Ok(());
+    }
+    Err(Failed::new(format_args!("{}: the image changed meanwhile", origin.shown()))
+        .hint("run it again"))
 }
 
 /// Fills a part from what is here and what is fetched.
@@ -150,13 +163,13 @@ fn open_tables(
         match open() {
             Err(failed) if attempt < 3 && !origin.is_local() => {
                 tracing::info!("{failed}: asking for the tables again");
-                std::thread::sleep(fetch::pause(attempt));
+                std::thread::sleep(fetch::pause(origin.pause(), attempt));
                 attempt = attempt.saturating_add(1);
             }
             opened => {
-                return opened.map_err(|failed| Failed {
-                    message: format!("{}: {failed}", origin.shown()),
-                    ..failed
+                return opened.map_err(|failed| {
+                    let failed = Failed::new(format_args!("{}: {failed}", origin.shown()));
+                    failed.hint(fetch::DAMAGED)
                 });
             }
         }
@@ -204,59 +217,4 @@ fn take_from_here(
     }
     missing.sort_unstable_by_key(|missing| missing.block);
     Ok(missing)
-}
-
-/// Downloads all of it from a server that knows no ranges. What it is, is known when it is there.
-fn whole_download(
-    place: &Place,
-    origin: &dyn Origin,
-    book: &Book,
-    wish: &Wish<'_>,
-    signatures: &[Vec<u8>],
-    counts: &mut Counts,
-) -> Result<(Part, Head), Failed> {
-    let len = origin.len();
-    let part = Part::begin(&place.part(claimed_digest(origin)?), len)?;
-    let mut attempt = 0;
-    loop {
-        let mut at = 0;
-        (wish.progress)(Step::Fetching, 0, len);
-        let read = origin.read(0..len, &mut |piece| {
-            part.write(piece, at)?;
-            at = at.saturating_add(u64_from_usize(piece.len()));
-            counts.fetched = counts.fetched.saturating_add(u64_from_usize(piece.len()));
-            (wish.progress)(Step::Fetching, at, len);
-            Ok(())
-        });
-        match read {
-            Err(Trouble::Passing(failed)) if attempt < 3 => {
-                tracing::info!("{failed}: beginning again, for the server knows no ranges");
-                std::thread::sleep(fetch::pause(attempt));
-                attempt = attempt.saturating_add(1);
-            }
-            Err(trouble) => {
-                part.discard();
-                return Err(trouble.into_failed());
-            }
-            Ok(()) => break,
-        }
-    }
-    let here = FileOrigin::open(part.path())?;
-    let head = Head::fetch(&here, wish.anchor, signatures)
-        .map_err(|failed| Failed { message: format!("{}: {failed}", origin.shown()), ..failed });
-    let checked = head.and_then(|head| {
-        refuse_old(place, book, head.superblock.image_version, wish).map(|()| head)
-    });
-    // Behind the image there is what we know of, and nothing else.
-    let cut = checked.and_then(|head| {
-        part.write(&head.trailer, head.superblock.image_len)?;
-        part.cut(head.len()).map(|()| head)
-    });
-    match cut {
-        Ok(head) => Ok((part, head)),
-        Err(failed) => {
-            part.discard();
-            Err(failed)
-        }
-    }
 }

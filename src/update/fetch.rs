@@ -15,16 +15,19 @@ use crate::format::index::BlockIndex;
 use crate::store::parallel::on_threads;
 use crate::store::proof::{self, BlockKind};
 
-/// So often in a row nothing may come of an attempt.
+/// So often in a row nothing may come of an attempt, on each connection.
 const ATTEMPTS: u32 = 8;
-/// The first pause before another attempt; each one is twice as long as the one before.
-const PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause.
+/// The longest pause before another attempt.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// What may be wrong when bytes are.
+pub(super) const DAMAGED: &str = "what is offered there is damaged, or was damaged on the way";
+/// Bytes without which an attempt came to nothing: a block that is not whole yet goes on from there, but nobody asks for each
+/// of its bytes.
+pub(super) const PROGRESS: u64 = 16 << 10;
 
-/// How long to wait before the next attempt.
-pub(super) fn pause(attempt: u32) -> Duration {
-    PAUSE.saturating_mul(1_u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(PAUSE_MAX)
+/// How long to wait before the next attempt, if it was `first` before the second one.
+pub(super) fn pause(first: Duration, attempt: u32) -> Duration {
+    first.saturating_mul(1_u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(PAUSE_MAX)
 }
 
 /// A block that is missing.
@@ -65,6 +68,8 @@ struct Shared<'a> {
     origin: &'a dyn Origin,
     part: &'a Part,
     progress: &'a (dyn Fn(u64) + Sync),
+    /// How many fail at once when the server does: that is one attempt.
+    connections: u32,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -88,7 +93,14 @@ pub(super) fn fetch(
     let todo = stretches(missing, origin.gap_max(), origin.range_len_max());
     let connections = origin.connections().min(todo.len()).max(1);
     let state = Mutex::new(State { todo, ..State::default() });
-    let shared = Shared { origin, part, progress, state, changed: Condvar::new() };
+    let shared = Shared {
+        origin,
+        part,
+        progress,
+        connections: u32::try_from(connections).unwrap_or(u32::MAX),
+        state,
+        changed: Condvar::new(),
+    };
     let came = on_threads(connections, || shared.work());
     let mut bytes = 0_u64;
     for came in came {
@@ -113,14 +125,24 @@ impl Shared<'_> {
 
     /// Fetches stretch after stretch; returns how many bytes came.
     fn work(&self) -> u64 {
-        let mut came = 0_u64;
-        while let Some(mut stretch) = self.next() {
-            while !stretch.is_empty() {
-                let before = stretch.len();
-                let read = self.read(&stretch, &mut came);
-                stretch.drain(..read.done.min(before));
-                if let Err(trouble) = read.result
-                    && !self.may_go_on(trouble, read.done > 0)
+        let mut came = 0;
+        while let Some(stretch) = self.next() {
+            let mut landing = Landing::new(self, stretch);
+            while !landing.is_done() {
+                let (done, before) = (landing.done, landing.came);
+                let result = self.read(&mut landing);
+                let now = landing.came.saturating_sub(before);
+                came = u64::saturating_add(came, now);
+                let is_wrong = landing.wrong.take().is_some();
+                let progress = if landing.done > done {
+                    Progress::Blocks
+                } else if !is_wrong && now >= PROGRESS {
+                    Progress::Bytes
+                } else {
+                    Progress::None
+                };
+                if let Err(trouble) = result
+                    && !self.may_go_on(trouble, progress)
                 {
                     return came;
                 }
@@ -130,18 +152,23 @@ impl Shared<'_> {
     }
 
     /// Whether another attempt is worth it, after a pause if nothing came of the last one.
-    fn may_go_on(&self, trouble: Trouble, is_progress: bool) -> bool {
+    fn may_go_on(&self, trouble: Trouble, progress: Progress) -> bool {
         let mut state = self.lock();
+        let attempts = ATTEMPTS.saturating_mul(self.connections);
         let failed = match trouble {
             Trouble::Final(failed) => failed,
-            Trouble::Passing(failed) if is_progress => {
+            Trouble::Passing(failed) if progress != Progress::None => {
                 tracing::debug!("{failed}: going on from there");
-                state.vain = 0;
+                // Bytes that are in no block yet may be wrong: they are no reason to have more patience.
+                if progress == Progress::Blocks {
+                    state.vain = 0;
+                }
                 return !state.is_over;
             }
-            Trouble::Passing(failed) if state.vain < ATTEMPTS => {
+            Trouble::Passing(failed) if state.vain < attempts => {
                 tracing::info!("{failed}: trying again");
-                let pause = pause(state.vain);
+                let attempt = state.vain.checked_div(self.connections).unwrap_or(0);
+                let pause = pause(self.origin.pause(), attempt);
                 state.vain = state.vain.saturating_add(1);
                 // Who fails for good ends the pause of all others.
                 let waited = self.changed.wait_timeout_while(state, pause, |state| !state.is_over);
@@ -160,33 +187,19 @@ impl Shared<'_> {
         false
     }
 
-    /// Fetches a stretch, as far as it comes.
-    fn read(&self, stretch: &Stretch, came: &mut u64) -> Read {
-        let (Some(first), Some(last)) = (stretch.first(), stretch.last()) else {
-            return Read { done: 0, result: Ok(()) };
-        };
-        let range = first.entry.offset..last.entry.end();
-        let mut landing = Landing {
-            shared: self,
-            stretch,
-            at: range.start,
-            done: 0,
-            stored: Vec::new(),
-            wrong: None,
-        };
-        let read = self.origin.read(range, &mut |piece| {
-            *came = came.saturating_add(u64_from_usize(piece.len()));
-            landing.take(piece)
-        });
-        let (done, wrong) = (landing.done, landing.wrong.take());
-        let result = match (wrong, read) {
+    /// Fetches what is missing of a stretch, as far as it comes.
+    fn read(&self, landing: &mut Landing<'_>) -> Result<(), Trouble> {
+        let Some(last) = landing.stretch.last() else { return Ok(()) };
+        let read = self.origin.read(landing.at..last.entry.end(), &mut |piece| landing.take(piece));
+        match (&landing.wrong, read) {
             // The server, or something on the way, gave other bytes.
             (Some(untrusted), _) => {
-                let failed = Failed::about(self.origin.shown(), untrusted.into());
+                let failed = Failed::new(format_args!("{}: {untrusted}", self.origin.shown()));
+                let failed = failed.hint(DAMAGED);
                 let is_final = self.origin.is_local();
                 Err(if is_final { Trouble::Final(failed) } else { Trouble::Passing(failed) })
             }
-            (None, Ok(())) if done < stretch.len() => {
+            (None, Ok(())) if !landing.is_done() => {
                 let failed = Failed::new(format_args!(
                     "{}: less came than was asked for",
                     self.origin.shown()
@@ -194,32 +207,48 @@ impl Shared<'_> {
                 Err(Trouble::Passing(failed))
             }
             (None, read) => read,
-        };
-        Read { done, result }
+        }
     }
 }
 
 /// What came of a question.
-struct Read {
-    /// Blocks from the stretch's beginning that are in their places.
-    done: usize,
-    result: Result<(), Trouble>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Nothing of use.
+    None,
+    /// Bytes of a block that is not whole.
+    Bytes,
+    /// Blocks, which are in their places.
+    Blocks,
 }
 
 /// Bytes on their way to their places.
 struct Landing<'a> {
     shared: &'a Shared<'a>,
-    stretch: &'a Stretch,
+    stretch: Stretch,
     /// Where in the image the next byte belongs.
     at: u64,
+    /// Blocks from the stretch's beginning that are in their places.
     done: usize,
     /// What is there of the block that comes now.
     stored: Vec<u8>,
+    /// Bytes in all.
+    came: u64,
     wrong: Option<Untrusted>,
 }
 
-impl Landing<'_> {
+impl<'a> Landing<'a> {
+    fn new(shared: &'a Shared<'a>, stretch: Stretch) -> Landing<'a> {
+        let at = stretch.first().map_or(0, |first| first.entry.offset);
+        Landing { shared, stretch, at, done: 0, stored: Vec::new(), came: 0, wrong: None }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done >= self.stretch.len()
+    }
+
     fn take(&mut self, mut piece: &[u8]) -> Result<(), Failed> {
+        self.came = self.came.saturating_add(u64_from_usize(piece.len()));
         while let (false, Some(missing)) = (piece.is_empty(), self.stretch.get(self.done)) {
             let Missing { block, kind, entry } = *missing;
             // Between two blocks that are missing there may be some that are not.
@@ -238,6 +267,8 @@ impl Landing<'_> {
             let found = proof::hash_block(kind, &self.stored);
             if found != entry.digest {
                 let Entry { offset, digest: expected, .. } = entry;
+                self.stored.clear();
+                self.at = offset;
                 let wrong = Untrusted::Block { block, offset, expected, found };
                 let failed = Failed::new(&wrong);
                 self.wrong = Some(wrong);

@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use super::failed::Failed;
+use super::fetch::{PROGRESS, pause};
 use super::origin::{Origin, Trouble};
 use crate::error::Untrusted;
 use crate::format::digest::Digest;
@@ -16,7 +17,7 @@ use crate::store::proof;
 use crate::trust::{self, Anchor};
 
 /// More than a trailer has. A block device goes on behind it; so much of that is fetched in vain.
-const TRAILER_LEN_MAX: u64 = 128 << 10;
+pub(super) const TRAILER_LEN_MAX: u64 = 128 << 10;
 const _: () = assert!((SIGNATURE_LEN_MAX + 4) * SIGNATURES_MAX + 64 < 128 << 10);
 
 /// What is known of an image before any block of it is there: who vouches for it, and what its superblock says.
@@ -117,10 +118,10 @@ impl Pieces {
     }
 }
 
-/// So often a few bytes are asked for until they are there.
+/// So often in a row bytes are asked for of which none come.
 const ATTEMPTS: u32 = 5;
 
-/// Reads a short range, from where it stopped if that did not work.
+/// Reads a range on one connection, from where it stopped if that did not work.
 pub(super) fn read_again(
     origin: &dyn Origin,
     range: Range<u64>,
@@ -129,25 +130,34 @@ pub(super) fn read_again(
     let mut at = range.start;
     let mut attempt = 0;
     while at < range.end {
-        let read = origin.read(at..range.end, &mut |piece| {
+        let start = at;
+        // The tables of a large image are longer than what one question is worth.
+        let end = range.end.min(at.saturating_add(origin.range_len_max()));
+        let read = origin.read(at..end, &mut |piece| {
             at = at.saturating_add(u64_from_usize(piece.len()));
             take(piece)
         });
-        let read = match read {
-            Ok(()) if at < range.end => {
-                let why = "less came than was asked for";
-                Err(Trouble::Passing(Failed::new(format_args!("{}: {why}", origin.shown()))))
-            }
-            read => read,
+        let came = at.saturating_sub(start);
+        if at >= end || came >= PROGRESS {
+            attempt = 0;
+        }
+        let trouble = match read {
+            Ok(()) if at >= end => continue,
+            // Asked again at once, an origin that says so and gives nothing would be asked for ever.
+            Ok(()) => Trouble::Passing(Failed::new(format_args!(
+                "{}: {came} bytes came of {}",
+                origin.shown(),
+                end.saturating_sub(start)
+            ))),
+            Err(trouble) => trouble,
         };
-        match read {
-            Ok(()) => {}
-            Err(Trouble::Passing(failed)) if attempt < ATTEMPTS => {
+        match trouble {
+            Trouble::Passing(failed) if attempt < ATTEMPTS => {
                 tracing::debug!("{failed}: asking again");
-                std::thread::sleep(super::fetch::pause(attempt));
+                std::thread::sleep(pause(origin.pause(), attempt));
                 attempt = attempt.saturating_add(1);
             }
-            Err(trouble) => return Err(trouble.into_failed()),
+            trouble => return Err(trouble.into_failed()),
         }
     }
     Ok(())

@@ -102,11 +102,11 @@ pub fn install(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<In
         }
         Some((Err(err), path)) => {
             tracing::warn!("{} is made again: {err}", path.display());
-            let version = bring(place, origin, &book, wish, &target, &mut counts)?;
+            let version = bring(place, origin, claimed, &book, wish, &target, &mut counts)?;
             (target, version, false)
         }
         None => {
-            let version = bring(place, origin, &book, wish, &target, &mut counts)?;
+            let version = bring(place, origin, claimed, &book, wish, &target, &mut counts)?;
             (target, version, false)
         }
     };

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::failed::Failed;
 use super::place::signature_beside;
@@ -13,6 +14,8 @@ use crate::trust;
 
 /// Bytes that a file is read by.
 pub(super) const PIECE: u64 = 1 << 20;
+/// How long to wait before something is tried again, where nothing else is said.
+pub(super) const PAUSE: Duration = Duration::from_millis(250);
 
 /// A place that holds a new image.
 pub trait Origin: Sync {
@@ -54,6 +57,11 @@ pub trait Origin: Sync {
     /// Bytes between two ranges that are cheaper to read than to ask twice.
     fn gap_max(&self) -> u64 {
         0
+    }
+
+    /// How long to wait before what failed is tried again; each further time it is twice as long.
+    fn pause(&self) -> Duration {
+        PAUSE
     }
 
     /// The signature beside it, `.minisig` behind its name, if there is one.

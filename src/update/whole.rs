@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::disk;
 use super::failed::Failed;
+use super::fetch::DAMAGED;
 use super::head::Head;
 use super::install::{Progress, Step, Wish, workers};
+use super::origin::Origin;
 use super::part::Part;
 use super::place::signature_beside;
 use super::seeds::NO_CACHE;
@@ -52,12 +54,21 @@ fn whole(source: &Arc<dyn Source>, digest: Digest, progress: Progress<'_>) -> Re
 }
 
 /// Reads all of it back from the disk: what is wrong now would have been wrong at boot.
-pub(super) fn read_back(part: &Part, head: &Head, wish: &Wish<'_>) -> Result<(), Failed> {
+pub(super) fn read_back(
+    origin: &dyn Origin,
+    part: &Part,
+    head: &Head,
+    wish: &Wish<'_>,
+) -> Result<(), Failed> {
     (wish.progress)(Step::Writing, 0, head.len());
     part.write_down()?;
     disk::step("read back").map_err(|err| Failed::io("cannot read the image back", err))?;
     let source = image::open(part.path(), Method::Pread)?;
     let wrong = |failed: Failed| {
+        if !origin.has_ranges() {
+            // Nothing of it was looked at before.
+            return Failed::new(format_args!("{}: {failed}", origin.shown())).hint(DAMAGED);
+        }
         Failed::new(format_args!("what was written to the disk is not what is read back: {failed}"))
             .hint("the disk may be failing: see the kernel log")
     };

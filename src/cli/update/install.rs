@@ -6,17 +6,17 @@ use clap::Args;
 use indicatif::HumanBytes;
 
 use super::progress::Bar;
-use super::source::{VouchArgs, is_url, open_file};
 #[cfg(feature = "net")]
 use super::source::{NetArgs, Remote, open_url};
+use super::source::{VouchArgs, is_url, open_file};
 use super::{Target, reboot_if};
 use crate::cli::{Failure, Outcome, say};
 use crate::format::digest::Digest;
 use crate::trust::Anchor;
 use crate::update::checked::{self, Checked};
-use crate::update::install::{self, Installed, Wish};
 #[cfg(feature = "net")]
 use crate::update::http::Http;
+use crate::update::install::{self, Installed, Wish};
 use crate::update::origin::Origin;
 use crate::update::state::TRIES;
 

@@ -66,6 +66,14 @@ fn runs(name: &str, slot: &str) -> String {
     )
 }
 
+/// A line that leaves nothing of the content of an image.
+fn zeros(name: &str) -> String {
+    let path = format!("$data/images/{name}.img");
+    format!(
+        "dd if=/dev/zero of={path} bs=4096 seek=1 count=$(($(stat -c %s {path}) / 4096 - 64)) conv=notrunc"
+    )
+}
+
 pub(super) fn trial(bench: &Bench<'_>) -> Result<()> {
     let mut it = Updated::new(bench)?;
     // A machine that was never updated. What runs becomes the default; a new image is tried.
@@ -143,8 +151,9 @@ pub(super) fn trial(bench: &Bench<'_>) -> Result<()> {
     it.boot(
         "ashlar.slot=previous",
         &format!(
-            "{}dd if=/dev/zero of=$data/images/$three.img bs=4096 seek=1 count=200 conv=notrunc\nhas /run/status '\"tries_left\":1'",
-            runs("one", "fallback")
+            "{}{}\nhas /run/status '\"tries_left\":1'",
+            runs("one", "fallback"),
+            zeros("$three")
         ),
     )?;
     it.boot(
@@ -161,7 +170,7 @@ pub(super) fn trial(bench: &Bench<'_>) -> Result<()> {
         ),
     )?;
     // The default is damaged at rest: the one before is booted in the same boot, and the record stays as it is.
-    it.boot("", "dd if=/dev/zero of=$data/images/$two.img bs=4096 seek=1 count=200 conv=notrunc")?;
+    it.boot("", &zeros("$two"))?;
     let repair = it.install(1, "");
     it.boot(
         "",
