@@ -223,6 +223,6 @@ pub(super) fn records(bench: &Bench<'_>) -> Result<()> {
     )?;
     // The default is not there: the other one is booted.
     it.boot("", &format!("{}has /run/status '\"records\":\"damaged\"'\nashlar update install --root-digest $one --allow-downgrade $data/images/one.img\nashlar update bless $one --no-scrub", runs("two", "default")))?;
-    it.boot("", &format!("{}rm $data/images/one.img", runs("one", "default")))?;
+    it.boot("", &format!("{}mv $data/images/one.img $data/one", runs("one", "default")))?;
     it.boot("", &format!("{}warned 'is not there'", runs("two", "fallback")))
 }
