@@ -29,7 +29,7 @@ struct Bench {
 
 /// File number `file` of image number `image`: of ten files two are different, at the beginning and in the middle.
 fn content(image: u64, file: u64) -> Vec<u8> {
-    let seed = if file % 5 == 0 { file + image * 100 } else { file };
+    let seed = if file.is_multiple_of(5) { file + image * 100 } else { file };
     noise(seed, 20_000 + usize::try_from(file).unwrap() * 3)
 }
 

@@ -14,7 +14,7 @@ use crate::state::etc;
 pub const REPORT: &str = "/run/ashlar/boot.json";
 /// There while the image is on trial.
 pub const TRIAL: &str = "/run/ashlar/trial";
-/// What people are shown who log in (pam_motd(8)).
+/// What people are shown who log in (`pam_motd(8)`).
 pub const MESSAGE: &str = "/run/motd.d/ashlar";
 /// The link by which systemd finds the block device below a root that has none (`systemd-volatile-root.service(8)`).
 const VOLATILE_ROOT: &str = "/run/systemd/volatile-root";
@@ -102,7 +102,7 @@ impl Report {
             return Ok(());
         }
         fs::create_dir_all(Path::new(MESSAGE).parent().unwrap_or(Path::new("/run")))?;
-        fs::write(MESSAGE, lines.iter().map(|line| format!("ashlar: {line}\n")).collect::<String>())
+        fs::write(MESSAGE, format!("ashlar: {}\n", lines.join("\nashlar: ")))
     }
 
     fn message(&self) -> Vec<String> {

@@ -11,7 +11,7 @@ mod progress;
 mod source;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -178,7 +178,7 @@ fn not_booted() -> Failure {
 pub(super) fn reading(data: Option<PathBuf>) -> Result<Target, Failure> {
     let running = control::running();
     match (data, running) {
-        (Some(data), running) => named(data, running),
+        (Some(data), running) => named(&data, running),
         (None, Some((data, booted))) => {
             Ok(Target { place: Place::new(&data)?, booted: Some(booted) })
         }
@@ -186,16 +186,16 @@ pub(super) fn reading(data: Option<PathBuf>) -> Result<Target, Failure> {
     }
 }
 
-fn named(data: PathBuf, running: Option<(PathBuf, Digest)>) -> Result<Target, Failure> {
+fn named(data: &Path, running: Option<(PathBuf, Digest)>) -> Result<Target, Failure> {
     let is_same = |running: &(PathBuf, Digest)| running.0 == data;
     let booted = running.filter(is_same).map(|(_, booted)| booted);
-    Ok(Target { place: Place::new(&data)?, booted })
+    Ok(Target { place: Place::new(data)?, booted })
 }
 
 /// The data partition, to be changed: that of the running system is made writable meanwhile, if it is not.
 fn writing(data: Option<PathBuf>, work: impl FnOnce(&Target) -> Outcome) -> Outcome {
     match (data, control::running()) {
-        (Some(data), running) => work(&named(data, running)?),
+        (Some(data), running) => work(&named(&data, running)?),
         (None, Some((_, booted))) => control::change(|data| {
             work(&Target { place: Place::new(&data.path)?, booted: Some(booted) })
         }),

@@ -176,12 +176,9 @@ pub(super) fn workers() -> usize {
 /// Has the image tried at the next boot.
 fn remember(book: &mut Book, image: Digest, version: u64, wish: &Wish<'_>) -> Result<(), Failed> {
     let mut state = book.state().clone();
-    match wish.tries {
-        Some(tries) => state.install(image, wish.booted, tries),
-        None => {
-            state.install(image, wish.booted, 0);
-            state.bless(image, version)?;
-        }
+    state.install(image, wish.booted, wish.tries.unwrap_or(0));
+    if wish.tries.is_none() {
+        state.bless(image, version)?;
     }
     if *book.state() != state || !book.is_known() {
         book.write(&state)?;

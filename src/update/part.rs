@@ -69,9 +69,8 @@ impl Part {
         }
         let fallocated = rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len.max(1));
         match fallocated {
-            Ok(()) => {}
             // What cannot do it beforehand does it when it is written.
-            Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
             Err(rustix::io::Errno::NOSPC) => return Err(no_room()),
             Err(errno) => return Err(wrap(errno.into())),
         }

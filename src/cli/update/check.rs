@@ -56,7 +56,7 @@ fn find(args: &CheckArgs, anchor: &Anchor, target: &Target) -> Result<Offer, Fai
         return Ok(look(&target.place, &*open_file(&args.source)?, &wish)?);
     }
     match open_url(&args.source, anchor, &args.net.options())? {
-        Remote::Image(image) => Ok(look(&target.place, &image, &wish)?),
+        Remote::Image(image) => Ok(look(&target.place, &*image, &wish)?),
         Remote::Manifest(latest, _) => {
             let (digest, version) = (latest.root_digest, latest.image_version);
             Ok(offer(&target.place, digest, version, latest.bytes, target.booted)?)

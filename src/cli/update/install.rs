@@ -12,6 +12,8 @@ use super::source::{VouchArgs, is_url, open_file};
 use super::{Target, reboot_if};
 use crate::cli::{Failure, Outcome, say};
 use crate::format::digest::Digest;
+#[cfg(feature = "net")]
+use crate::store::proof;
 use crate::trust::Anchor;
 use crate::update::checked::{self, Checked};
 #[cfg(feature = "net")]
@@ -66,8 +68,8 @@ pub(super) struct InstallArgs {
 
 /// Runs it.
 pub(super) fn run(args: &InstallArgs, target: &Target) -> Outcome {
-    let mut anchor = args.vouch.anchor(&args.source)?;
-    let origin = open(args, &mut anchor)?;
+    let anchor = args.vouch.anchor(&args.source)?;
+    let origin = open(args, &anchor)?;
     let bar = Bar::new(args.quiet || args.json);
     let wish = Wish {
         anchor: &anchor,
@@ -121,31 +123,26 @@ fn note_checked(target: &Target, installed: &Installed) {
     }
 }
 
-/// Opens what is to be installed. A manifest narrows down what it may be: the digest that it names, and no other.
+/// Opens what is to be installed. A manifest says which image it must be; who vouches for that is asked all the same.
 #[cfg(feature = "net")]
-fn open(args: &InstallArgs, anchor: &mut Anchor) -> Result<Box<dyn Origin>, Failure> {
+fn open(args: &InstallArgs, anchor: &Anchor) -> Result<Box<dyn Origin>, Failure> {
     if !is_url(&args.source) {
         return open_file(&args.source);
     }
     let options = args.net.options();
     match open_url(&args.source, anchor, &options)? {
-        Remote::Image(image) => Ok(Box::new(image)),
+        Remote::Image(image) => Ok(image),
         Remote::Manifest(manifest, url) => {
             let image = Http::open(&url, &options)?;
-            if image.len() != manifest.bytes {
+            let found = proof::hash_superblock(image.beginning());
+            if (found, image.len()) != (manifest.root_digest, manifest.bytes) {
                 return Err(Failure::new(format_args!(
-                    "{url} has {} bytes, and the manifest says {}",
+                    "{url} is image {found} of {} bytes, not {} of {}, which the manifest names",
                     image.len(),
+                    manifest.root_digest,
                     manifest.bytes
-                )));
-            }
-            if let Anchor::RootDigest(digest) = anchor
-                && *digest != manifest.root_digest
-            {
-                return Err(Failure::new(format_args!(
-                    "the manifest names image {}, not {digest}",
-                    manifest.root_digest
-                )));
+                ))
+                .hint("the manifest and the image on the server do not belong together"));
             }
             Ok(Box::new(image))
         }
@@ -153,7 +150,7 @@ fn open(args: &InstallArgs, anchor: &mut Anchor) -> Result<Box<dyn Origin>, Fail
 }
 
 #[cfg(not(feature = "net"))]
-fn open(args: &InstallArgs, _anchor: &mut Anchor) -> Result<Box<dyn Origin>, Failure> {
+fn open(args: &InstallArgs, _anchor: &Anchor) -> Result<Box<dyn Origin>, Failure> {
     if is_url(&args.source) {
         return Err(Failure::new("this program was built without a network")
             .hint("use the `ashlar` of the whole package, or install from a file"));

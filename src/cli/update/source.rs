@@ -160,7 +160,7 @@ const MANIFEST_LEN_MAX: u64 = 8192;
 #[derive(Debug)]
 pub(super) enum Remote {
     /// An image.
-    Image(Http),
+    Image(Box<Http>),
     /// A manifest that somebody vouches for, and where the image is.
     Manifest(Latest, String),
 }
@@ -174,7 +174,7 @@ pub(super) fn open_url(
 ) -> Result<Remote, Failure> {
     let image = Http::open(url, options)?;
     if !latest::is_manifest(image.beginning()) {
-        return Ok(Remote::Image(image));
+        return Ok(Remote::Image(Box::new(image)));
     }
     let text = http::get_text(url, options, MANIFEST_LEN_MAX)?;
     let manifest = match anchor {

@@ -214,10 +214,11 @@ proptest! {
             match event {
                 Event::Install(image) => {
                     state.install(image, Some(running), tries);
-                    if state.trial != before.trial && disk.write(state.clone(), cut) {
-                        boots_of_trial = 0;
-                    } else if disk.read().state == state && state.trial != before.trial {
-                        boots_of_trial = 0;
+                    if state.trial != before.trial {
+                        disk.write(state.clone(), cut);
+                        if disk.read().state == state {
+                            boots_of_trial = 0;
+                        }
                     }
                 }
                 Event::Boot { is_refused, is_healthy } => {

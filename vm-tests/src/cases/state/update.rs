@@ -21,27 +21,23 @@ pub(super) struct Updated<'a> {
 impl<'a> Updated<'a> {
     pub(super) fn new(bench: &'a Bench<'a>) -> Result<Self> {
         let machine = Machine::new(bench)?;
-        let mut digests = Vec::new();
-        for (name, version) in [("one", 1), ("two", 2), ("three", 3)] {
-            digests.push(machine.image(name, version, |_| Ok(()))?);
-        }
+        let image = |name, version| machine.image(name, version, |_| Ok(()));
+        let digests = [image("one", 1)?, image("two", 2)?, image("three", 3)?];
         let incoming = machine.scene.data.join(INCOMING);
         fs::create_dir(&incoming).doing("cannot make a directory")?;
         for name in ["two", "three"] {
             let from = machine.scene.image_path(name);
             fs::rename(&from, incoming.join(format!("{name}.img"))).doing("cannot rename")?;
         }
-        let digests = [digests[0], digests[1], digests[2]];
         Ok(Updated { machine, digests })
     }
 
-    /// A line by which an image is installed.
-    pub(super) fn install(&self, nth: usize, options: &str) -> String {
-        let name = ["one", "two", "three"][nth];
-        let digest = self.digests[nth];
-        format!(
-            "ashlar update install --root-digest {digest} {options} $data/{INCOMING}/{name}.img"
-        )
+    /// A line by which the image of a name is installed.
+    pub(super) fn install(&self, name: &str, options: &str) -> String {
+        let line = format!(
+            "ashlar update install --root-digest ${name} {options} $data/{INCOMING}/{name}.img"
+        );
+        self.named(&line)
     }
 
     /// Boots without a word about the image; the script may use `$one`, `$two` and `$three`.
@@ -77,7 +73,7 @@ fn zeros(name: &str) -> String {
 pub(super) fn trial(bench: &Bench<'_>) -> Result<()> {
     let mut it = Updated::new(bench)?;
     // A machine that was never updated. What runs becomes the default; a new image is tried.
-    let install = it.install(1, "--tries 2");
+    let install = it.install("two", "--tries 2");
     it.boot(
         "",
         &format!(
@@ -102,8 +98,8 @@ pub(super) fn trial(bench: &Bench<'_>) -> Result<()> {
             ),
         )?;
     }
-    let again = it.install(1, "");
-    let again_nevertheless = it.install(1, "--allow-bad");
+    let again = it.install("two", "");
+    let again_nevertheless = it.install("two", "--allow-bad");
     it.boot(
         "",
         &format!(
@@ -140,14 +136,16 @@ pub(super) fn trial(bench: &Bench<'_>) -> Result<()> {
     )?;
     it.boot("", &format!("{}ashlar update rollback", runs("one", "default")))?;
     // What the kernel command line names is booted, and nothing is counted.
-    let install = it.install(2, "--tries 1");
+    let install = it.install("three", "--tries 1");
     it.boot("", &format!("{}{install}", runs("two", "default")))?;
-    let one = it.digests[0];
-    it.machine.boot(
-        &format!("ashlar={one}"),
-        &format!("{}has /run/status '\"tries_left\":1'", runs("one", "command-line")),
-    )?;
-    // An image on trial that cannot be booted is given up in the same boot.
+    let words = it.named("ashlar=$one");
+    let script = format!("{}has /run/status '\"tries_left\":1'", runs("one", "command-line"));
+    it.machine.boot(&words, &script)?;
+    damage(&mut it)
+}
+
+/// An image on trial that cannot be booted is given up in the same boot; a default that cannot be is left for this boot.
+fn damage(it: &mut Updated<'_>) -> Result<()> {
     it.boot(
         "ashlar.slot=previous",
         &format!(
@@ -171,7 +169,7 @@ pub(super) fn trial(bench: &Bench<'_>) -> Result<()> {
     )?;
     // The default is damaged at rest: the one before is booted in the same boot, and the record stays as it is.
     it.boot("", &zeros("$two"))?;
-    let repair = it.install(1, "");
+    let repair = it.install("two", "");
     it.boot(
         "",
         &format!(
@@ -186,7 +184,7 @@ pub(super) fn trial(bench: &Bench<'_>) -> Result<()> {
 
 pub(super) fn records(bench: &Bench<'_>) -> Result<()> {
     let mut it = Updated::new(bench)?;
-    let install = it.install(1, "");
+    let install = it.install("two", "");
     it.boot("", &format!("ashlar update bless\n{install}"))?;
     // Where a try cannot be counted, there is none.
     it.machine.scene.writes = Writes::Refused;
