@@ -211,6 +211,9 @@ fn roll_back(args: &RollbackArgs, target: &Target) -> Outcome {
 
 fn bless(args: &BlessArgs, target: &Target) -> Outcome {
     let image = target.image_or_booted(args.image)?;
+    if !keep::is_to_be_blessed(&target.place, image) {
+        return Ok(ExitCode::SUCCESS);
+    }
     if !args.no_scrub {
         scrub::become_idle();
         let bar = Bar::new(false);

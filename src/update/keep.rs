@@ -32,6 +32,12 @@ fn change<T>(
     Ok(result)
 }
 
+/// Whether blessing an image would change anything: it does once, and not at each boot.
+pub fn is_to_be_blessed(place: &Place, image: Digest) -> bool {
+    let mut state = Book::read(place.data()).state().clone();
+    !place.is_single() && state.bless(image, 0) != Ok(false)
+}
+
 /// The image that runs is healthy. Returns whether that changed anything.
 pub fn bless(place: &Place, booted: Digest) -> Result<bool, Failed> {
     if place.is_single() {
