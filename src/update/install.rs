@@ -7,7 +7,8 @@
 use std::path::PathBuf;
 
 use super::book::Book;
-use super::bring::{Counts, bring, claimed_digest};
+pub(crate) use super::bring::claimed_digest;
+use super::bring::{Counts, bring};
 use super::failed::Failed;
 use super::head::Head;
 use super::origin::Origin;

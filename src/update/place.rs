@@ -89,16 +89,15 @@ impl Place {
     /// Keeps everybody else from changing anything until the lock is dropped.
     pub fn lock(&self) -> Result<Lock, Failed> {
         let path = self.data.join(LOCK);
-        let wrap = |err| Failed::io(format_args!("cannot lock {}", path.display()), err);
-        let parent = path.parent().unwrap_or(&self.data);
-        disk::make_directory(parent).map_err(|err| {
-            let failed = wrap(err);
+        let wrap = |err| {
+            let failed = Failed::io(format_args!("cannot lock {}", path.display()), err);
             match rustix::fs::statvfs(&self.data) {
                 Ok(stat) if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) => failed
                     .hint(format_args!("mount -o remount,rw {}, then again", self.data.display())),
                 _ => failed,
             }
-        })?;
+        };
+        disk::make_directory(path.parent().unwrap_or(&self.data)).map_err(wrap)?;
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = OpenOptions::new()
             .read(true)

@@ -66,8 +66,8 @@ pub(super) struct InstallArgs {
 
 /// Runs it.
 pub(super) fn run(args: &InstallArgs, target: &Target) -> Outcome {
-    let mut anchor = args.vouch.anchor(&args.source)?;
-    let origin = open(args, &mut anchor)?;
+    let anchor = args.vouch.anchor(&args.source)?;
+    let origin = open(args, &anchor)?;
     let bar = Bar::new(args.quiet || args.json);
     let wish = Wish {
         anchor: &anchor,
@@ -121,9 +121,9 @@ fn note_checked(target: &Target, installed: &Installed) {
     }
 }
 
-/// Opens what is to be installed. A manifest narrows down what it may be: the digest that it names, and no other.
+/// Opens what is to be installed. Where a manifest names it, it is that image and no other.
 #[cfg(feature = "net")]
-fn open(args: &InstallArgs, anchor: &mut Anchor) -> Result<Box<dyn Origin>, Failure> {
+fn open(args: &InstallArgs, anchor: &Anchor) -> Result<Box<dyn Origin>, Failure> {
     if !is_url(&args.source) {
         return open_file(&args.source);
     }
@@ -139,13 +139,20 @@ fn open(args: &InstallArgs, anchor: &mut Anchor) -> Result<Box<dyn Origin>, Fail
                     manifest.bytes
                 )));
             }
+            let named = manifest.root_digest;
             if let Anchor::RootDigest(digest) = anchor
-                && *digest != manifest.root_digest
+                && *digest != named
             {
                 return Err(Failure::new(format_args!(
-                    "the manifest names image {}, not {digest}",
-                    manifest.root_digest
+                    "the manifest names image {named}, not {digest}"
                 )));
+            }
+            let found = install::claimed_digest(&image)?;
+            if found != named {
+                return Err(Failure::new(format_args!(
+                    "the manifest names image {named}, and at {url} is {found}"
+                ))
+                .hint("run it again: one of the two may be about to be replaced on the server"));
             }
             Ok(Box::new(image))
         }
@@ -153,7 +160,7 @@ fn open(args: &InstallArgs, anchor: &mut Anchor) -> Result<Box<dyn Origin>, Fail
 }
 
 #[cfg(not(feature = "net"))]
-fn open(args: &InstallArgs, _anchor: &mut Anchor) -> Result<Box<dyn Origin>, Failure> {
+fn open(args: &InstallArgs, _anchor: &Anchor) -> Result<Box<dyn Origin>, Failure> {
     if is_url(&args.source) {
         return Err(Failure::new("this program was built without a network")
             .hint("use the `ashlar` of the whole package, or install from a file"));
