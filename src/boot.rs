@@ -211,8 +211,8 @@ fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
             Ok(None) => {}
             Ok(Some(mut report)) => {
                 layers::replace(newroot, workspace)?;
+                report.slot = slots.slot_of(&report.root_digest, refused.is_empty());
                 report.refused = refused;
-                report.slot = slots.slot_of(&report.root_digest);
                 return Ok(report);
             }
             Err(failed) => {

@@ -48,10 +48,18 @@ pub fn end_trial() {
     }
 }
 
+fn report() -> Option<serde_json::Value> {
+    serde_json::from_str(&fs::read_to_string(REPORT).ok()?).ok()
+}
+
+/// Whether the kernel command line named the image that runs: then no record says what is next.
+pub fn is_named() -> bool {
+    report().is_some_and(|report| report.get("slot").is_some_and(|slot| slot == "command-line"))
+}
+
 /// Where the data partition of this system is, and which image runs, if it was booted from one.
 pub fn running() -> Option<(PathBuf, Digest)> {
-    let text = fs::read_to_string(REPORT).ok()?;
-    let report: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let report = report()?;
     let digest = report.get("root_digest")?.as_str()?.parse().ok()?;
     Some((PathBuf::from(report.get("data")?.as_str()?), digest))
 }

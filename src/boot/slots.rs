@@ -58,10 +58,7 @@ impl Slots {
     /// Reads the record and counts this boot, unless the kernel command line says which image is meant.
     pub fn begin(data: &Data, args: &BootArgs) -> Slots {
         let mut slots = Slots { place: Place::new(&data.path).ok(), ..Slots::default() };
-        if args.wanted != Wanted::Any {
-            slots.is_command_line = true;
-            return slots;
-        }
+        slots.is_command_line = args.wanted != Wanted::Any;
         let mut book = Book::read(&data.path);
         if book.is_lost() {
             tracing::error!(
@@ -77,8 +74,8 @@ impl Slots {
             tracing::warn!("one of two boot records is damaged, the other one counts");
         }
         slots.state = book.state().clone();
-        // Who asks for another slot does not try anything.
-        let attempt = if args.slot == cmdline::Slot::Current {
+        // Who names an image, or asks for another slot, does not try anything.
+        let attempt = if args.slot == cmdline::Slot::Current && !slots.is_command_line {
             slots.state.begin_boot()
         } else {
             Attempt::Default
@@ -111,12 +108,17 @@ impl Slots {
                 }
             }
         }
-        slots.order = slots.state.order_from(slots.trial);
+        // Where another slot is asked for, the first of these is the one that is not.
+        slots.order = match args.slot {
+            cmdline::Slot::Previous if !slots.is_command_line => slots.state.order(),
+            _ => slots.state.order_from(slots.trial),
+        };
         slots.book = Some(book);
         slots
     }
 
-    /// Puts the paths of images in the order in which they are tried. What was given up comes last: even that is better than none.
+    /// Puts the paths of images in the order in which they are tried. What was given up, or is on trial
+    /// and not tried now, comes last: even that is better than none.
     pub(super) fn sort(&self, all: Vec<PathBuf>) -> Vec<PathBuf> {
         let Some(place) = &self.place else { return all };
         let mut sorted: Vec<PathBuf> = Vec::new();
@@ -127,8 +129,10 @@ impl Slots {
                 None => tracing::error!("image {image} of the boot record is not there"),
             }
         }
-        let bad: Vec<PathBuf> =
-            self.state.bad.iter().filter_map(|bad| place.find(bad.image)).collect();
+        // Nor is anything tried that is not counted.
+        let on_trial = self.state.trial.map(|trial| trial.image);
+        let bad = self.state.bad.iter().map(|bad| bad.image).chain(on_trial);
+        let bad: Vec<PathBuf> = bad.filter_map(|image| place.find(image)).collect();
         let (last, others): (Vec<_>, Vec<_>) = all
             .into_iter()
             .filter(|path| !sorted.contains(path))
@@ -150,16 +154,16 @@ impl Slots {
         }
     }
 
-    /// Why an image was booted.
-    pub(super) fn slot_of(&self, root_digest: &str) -> Slot {
+    /// Why an image was booted; `is_first` when none failed before it.
+    pub(super) fn slot_of(&self, root_digest: &str, is_first: bool) -> Slot {
         let is = |image: Option<Digest>| image.is_some_and(|it| it.to_string() == root_digest);
-        let reason = if self.is_command_line {
+        let reason = if self.is_command_line && is_first {
             Reason::CommandLine
         } else if is(self.trial) {
             Reason::Trial
-        } else if is(self.state.default) {
+        } else if is(self.state.default) && !self.is_command_line {
             Reason::Default
-        } else if self.book.is_some() {
+        } else if self.book.is_some() || !is_first {
             Reason::Fallback
         } else {
             Reason::NoRecord

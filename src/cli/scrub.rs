@@ -62,6 +62,10 @@ pub fn run(args: &ScrubArgs) -> Outcome {
         let found =
             scrub::scrub(&target.place, image, &|step, done, total| bar.tell(step, done, total))?;
         drop(bar);
+        // A disk that is full or read-only can still be scrubbed.
+        if let Err(failed) = scrub::note(&target.place, image, &found) {
+            tracing::warn!("{failed}");
+        }
         is_good &= found.is_good();
         if args.json {
             let text = serde_json::to_string(&found).map_err(Failure::new)?;

@@ -11,6 +11,8 @@ mod progress;
 mod source;
 mod status;
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -134,12 +136,12 @@ pub fn run(args: UpdateArgs) -> Outcome {
         #[cfg(feature = "net")]
         UpdateCommand::Check(check) => check::run(&check, &reading(args.data)?),
         UpdateCommand::Delta(delta) => delta::run(&delta),
+        UpdateCommand::Bless(args_bless) => bless(&args_bless, args.data),
         #[cfg(feature = "sign")]
         UpdateCommand::Manifest(manifest) => manifest::run(&manifest),
         command => writing(args.data, |target| match command {
             UpdateCommand::Install(install) => install::run(&install, target),
             UpdateCommand::Rollback(rollback) => roll_back(&rollback, target),
-            UpdateCommand::Bless(bless) => self::bless(&bless, target),
             UpdateCommand::MarkBad(mark) => mark_bad(&mark, target),
             UpdateCommand::Pin(pin) => {
                 keep::pin(&target.place, pin.image, !pin.remove)?;
@@ -187,7 +189,9 @@ pub(super) fn reading(data: Option<PathBuf>) -> Result<Target, Failure> {
 }
 
 fn named(data: &Path, running: Option<(PathBuf, Digest)>) -> Result<Target, Failure> {
-    let is_same = |running: &(PathBuf, Digest)| running.0 == data;
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
+    let is_same =
+        |running: &(PathBuf, Digest)| id(&running.0).is_some_and(|it| Some(it) == id(data));
     let booted = running.filter(is_same).map(|(_, booted)| booted);
     Ok(Target { place: Place::new(data)?, booted })
 }
@@ -209,36 +213,50 @@ fn roll_back(args: &RollbackArgs, target: &Target) -> Outcome {
     reboot_if(args.reboot)
 }
 
-fn bless(args: &BlessArgs, target: &Target) -> Outcome {
+/// All of the image is read before anything is locked or made writable: that may take long.
+fn bless(args: &BlessArgs, data: Option<PathBuf>) -> Outcome {
+    let target = reading(data.clone())?;
     let image = target.image_or_booted(args.image)?;
     if !keep::is_to_be_blessed(&target.place, image) {
         return Ok(ExitCode::SUCCESS);
     }
-    if !args.no_scrub {
-        scrub::become_idle();
-        let bar = Bar::new(false);
-        let found =
-            scrub::scrub(&target.place, image, &|step, done, total| bar.tell(step, done, total))?;
-        drop(bar);
-        if !found.is_good() {
-            let given_up = keep::mark_bad(&target.place, image, Why::Damaged);
-            let failure = Failure::new(format_args!(
-                "{image} is not blessed: {} blocks of it are damaged",
-                found.damaged
-            ));
-            return Err(match given_up {
-                Ok(_) => failure.hint("it is given up: reboot into the image before"),
-                Err(failed) => failure.hint(failed),
-            });
+    let found = if args.no_scrub { None } else { Some(scrub_in_idle_time(&target.place, image)?) };
+    writing(data, |target| {
+        if let Some(found) = &found {
+            scrub::note(&target.place, image, found)?;
+            if !found.is_good() {
+                return Err(not_blessed(target, image, found));
+            }
         }
+        if keep::bless(&target.place, image)? {
+            eprintln!("ashlar: {image} is the default now");
+        }
+        if target.booted == Some(image) {
+            control::end_trial();
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// On a thread of its own: what comes after it should not have to wait for a processor that idles.
+fn scrub_in_idle_time(place: &Place, image: Digest) -> Result<scrub::Scrubbed, Failure> {
+    let bar = Bar::new(false);
+    let read = || {
+        scrub::become_idle();
+        scrub::scrub(place, image, &|step, done, total| bar.tell(step, done, total))
+    };
+    let found = std::thread::scope(|scope| scope.spawn(read).join());
+    Ok(found.map_err(|_| Failure::new("the thread that reads the image panicked"))??)
+}
+
+fn not_blessed(target: &Target, image: Digest, found: &scrub::Scrubbed) -> Failure {
+    let what = format!("{image} is not blessed: {} blocks of it are damaged", found.damaged);
+    let failure = Failure::new(what);
+    match keep::refuse(&target.place, image) {
+        Ok(true) => failure.hint("it is given up: reboot into the image before"),
+        Ok(false) => failure.hint("install it again: what is damaged is replaced"),
+        Err(failed) => failure.hint(failed),
     }
-    if keep::bless(&target.place, image)? {
-        eprintln!("ashlar: {image} is the default now");
-    }
-    if target.booted == Some(image) {
-        control::end_trial();
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn mark_bad(args: &MarkBadArgs, target: &Target) -> Outcome {
@@ -251,7 +269,12 @@ fn mark_bad(args: &MarkBadArgs, target: &Target) -> Outcome {
 }
 
 fn collect_garbage(args: &GcArgs, target: &Target) -> Outcome {
-    let garbage = keep::collect_garbage(&target.place, target.booted, args.dry_run)?;
+    // Whatever names an image wants it: extensions of the running system, the kernel command line.
+    let named = ["/proc/cmdline", crate::boot::report::REPORT]
+        .map(|path| std::fs::read(path).unwrap_or_default());
+    let mut also: BTreeSet<Digest> = named.iter().flat_map(|text| keep::digests_in(text)).collect();
+    also.extend(target.booted);
+    let garbage = keep::collect_garbage(&target.place, &also, args.dry_run)?;
     for path in &garbage.paths {
         say(&format!("{}\n", path.display()))?;
     }

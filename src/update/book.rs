@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags};
 
 use super::disk;
 use super::record::{self, LEN, Record};
@@ -131,11 +131,13 @@ fn write(path: &Path, raw: &[u8; LEN]) -> io::Result<()> {
                 .open(path)?;
             file.write_all_at(raw, 0)?;
             file.sync_all()?;
-            disk::sync_directory(parent)?;
-            return Ok(());
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+            return disk::sync_directory(parent);
         }
         opened => opened?,
     };
     file.write_all_at(raw, 0)?;
-    file.sync_data()
+    file.sync_data()?;
+    // What is read back now comes from the disk.
+    Ok(rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?)
 }

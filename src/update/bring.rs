@@ -35,7 +35,7 @@ pub(super) struct Counts {
 }
 
 /// The digest of what looks like a superblock. It says which image this wants to be, and nothing more.
-pub(super) fn claimed_digest(origin: &dyn Origin) -> Result<Digest, Failed> {
+pub(crate) fn claimed_digest(origin: &dyn Origin) -> Result<Digest, Failed> {
     let mut raw = Vec::new();
     let len = superblock::LEN_ON_DISK.min(origin.len());
     head::read_again(origin, 0..len, &mut |piece| {
@@ -82,7 +82,7 @@ pub(super) fn bring(
     part.seal()?;
     let wrap = |err| Failed::io(format_args!("cannot rename to {}", target.display()), err);
     if place.is_single() {
-        single::exchange(place, part.path())?;
+        single::exchange(place, part.path(), wish.booted)?;
     } else if target.exists() {
         disk::rename_over(part.path(), target).map_err(wrap)?;
     } else {

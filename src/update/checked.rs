@@ -24,10 +24,11 @@ pub struct Checked {
     pub time: u64,
     /// Whether all of it was as it was sealed.
     pub good: bool,
-    /// Blocks that were read.
-    pub blocks: u64,
     /// Blocks that could not be had.
     pub damaged: u64,
+    /// When it was put in its place, likewise; nothing where that is not known.
+    #[serde(default)]
+    pub installed_at: Option<u64>,
 }
 
 /// All notes, by root digest.
@@ -50,7 +51,9 @@ pub fn note(data: &Path, image: Digest, checked: Checked, there: &[Digest]) -> R
     let mut notes = read(data);
     let there: Vec<String> = there.iter().map(Digest::to_string).collect();
     notes.retain(|digest, _| there.contains(digest));
-    notes.insert(image.to_string(), checked);
+    let before = notes.remove(&image.to_string()).and_then(|before| before.installed_at);
+    let installed_at = checked.installed_at.or(before);
+    notes.insert(image.to_string(), Checked { installed_at, ..checked });
     let path = data.join(FILE);
     let draft = data.join(format!("{FILE}.tmp"));
     let write = || -> std::io::Result<()> {

@@ -36,6 +36,9 @@ pub const HEAD_LEN: usize = 0x38;
 /// Length of a range in bytes.
 pub const RANGE_LEN: usize = 16;
 
+/// Most ranges: 64 MiB of them, for 256 GiB of blocks of which every second one is new.
+const RANGES_MAX: u32 = 4 << 20;
+
 const VERSION_AT: usize = 0x08;
 const COUNT_AT: usize = 0x0c;
 const BASE_AT: usize = 0x10;
@@ -268,6 +271,10 @@ impl DeltaOrigin {
         }
         let count = field::get_u32(&head, COUNT_AT);
         // A range takes its place in the list and one byte at least: a longer list than fits is not read at all.
+        // On a block device almost anything fits.
+        if count > RANGES_MAX {
+            return Err(damaged(&"it has more ranges than any image has blocks"));
+        }
         let len_min = u64_from_usize(RANGE_LEN).saturating_add(1).saturating_mul(u64::from(count));
         if len < HEAD_LEN || len_min > source.len().saturating_sub(u64_from_usize(HEAD_LEN)) {
             return Err(damaged(&"it is cut off"));

@@ -23,14 +23,14 @@ impl Failed {
     /// What the system said to an attempt.
     #[expect(clippy::needless_pass_by_value, reason = "it takes what `map_err` gives")]
     pub fn io(doing: impl fmt::Display, err: io::Error) -> Self {
-        Failed::new(format_args!("{doing}: {err}"))
+        let hint = help(&err).map(str::to_owned);
+        Failed { message: format!("{doing}: {err}"), hint }
     }
 
     /// What is wrong with `subject`: a path or an address, mostly.
     #[expect(clippy::needless_pass_by_value, reason = "it takes what `map_err` gives")]
     pub fn about(subject: impl fmt::Display, err: Error) -> Self {
-        let hint = err.hint().map(str::to_owned);
-        Failed { message: format!("{subject}: {err}"), hint }
+        Failed { message: format!("{subject}: {err}"), ..Failed::from(err) }
     }
 
     /// The same with a hint.
@@ -51,7 +51,29 @@ impl std::error::Error for Failed {}
 
 impl From<Error> for Failed {
     fn from(err: Error) -> Self {
-        let hint = err.hint().map(str::to_owned);
-        Failed { message: err.to_string(), hint }
+        let hint = match &err {
+            Error::Io { source, .. } => help(source),
+            err => err.hint(),
+        };
+        Failed { message: err.to_string(), hint: hint.map(str::to_owned) }
+    }
+}
+
+/// What helps against what the system said.
+fn help(err: &io::Error) -> Option<&'static str> {
+    match err.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
+            "make room on the disk: `ashlar update gc` removes images that nothing needs any more",
+        ),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("`mount -o remount,rw` makes the file system writable")
+        }
+        io::ErrorKind::PermissionDenied => Some(
+            "run it as root; if it is root, `lsattr` shows whether the file is immutable and `chattr -i` ends that",
+        ),
+        _ if err.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            Some("the disk may be failing: see the kernel log")
+        }
+        _ => None,
     }
 }

@@ -62,6 +62,10 @@ impl Head {
         // Nothing of it is trusted yet but what says where the signatures are, and those are looked for in a bounded place.
         let (raw, root_digest) = crate::store::read_superblock(&pieces, 0).map_err(about)?;
         let claimed = Superblock::decode(&raw).map_err(|defect| about(defect.into()))?;
+        if pieces.len < claimed.image_len {
+            let untrusted = Untrusted::Truncated { len: pieces.len, image_len: claimed.image_len };
+            return Err(about(untrusted.into()).hint("it was not copied whole: copy it again"));
+        }
         let end = pieces.len.min(claimed.image_len.saturating_add(TRAILER_LEN_MAX));
         pieces.fetch(origin, claimed.image_len.min(end)..end)?;
         let vouched = trust::root_digest(&pieces, anchor, signatures).map_err(about)?;

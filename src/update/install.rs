@@ -7,7 +7,8 @@
 use std::path::PathBuf;
 
 use super::book::Book;
-use super::bring::{Counts, bring, claimed_digest};
+pub(crate) use super::bring::claimed_digest;
+use super::bring::{Counts, bring};
 use super::failed::Failed;
 use super::head::Head;
 use super::origin::Origin;
@@ -90,12 +91,19 @@ pub fn install(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<In
     single::recover(place)?;
     let mut book = Book::read(place.data());
     let claimed = claimed_digest(origin)?;
-    refuse_bad(book.state(), claimed, wish)?;
     let mut counts = Counts::default();
     let is_single = place.is_single();
     let target = if is_single { place.data().join(SINGLE) } else { place.image(claimed) };
     let here = place.find(claimed).filter(|path| !is_single || *path == target);
-    let (path, version, was_here) = match here.map(|path| (is_whole_at(&path, wish), path)) {
+    if !is_single {
+        remember_current(&mut book, place, claimed, wish.booted)?;
+    }
+    let here = here.map(|path| (is_whole_at(&path, claimed, wish), path));
+    // What is damaged here may be made anew whatever was thought of it: other bytes are another image.
+    if !matches!(here, Some((Err(_), _))) {
+        refuse_bad(book.state(), claimed, wish)?;
+    }
+    let (path, version, was_here) = match here {
         Some((Ok(version), path)) => {
             refuse_old(place, &book, version, wish)?;
             (path, version, true)
@@ -125,6 +133,25 @@ pub fn install(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<In
         was_here,
         is_next: is_single || book.state().order().first() == Some(&claimed),
     })
+}
+
+/// A machine that was never updated remembers now what it boots: after a power cut the new image would be the newest one, and
+/// booted as if it had proved itself.
+fn remember_current(
+    book: &mut Book,
+    place: &Place,
+    coming: Digest,
+    booted: Option<Digest>,
+) -> Result<(), Failed> {
+    if book.is_known() {
+        return Ok(());
+    }
+    let newest = || place.stored().ok()?.into_iter().max_by_key(|stored| stored.version);
+    let current = booted.or_else(|| newest().map(|stored| stored.root_digest));
+    match current.filter(|current| *current != coming) {
+        Some(current) => Ok(book.write(&State { default: Some(current), ..book.state().clone() })?),
+        None => Ok(()),
+    }
 }
 
 /// An image that was given up here comes back by no timer: only when a person says so.

@@ -14,6 +14,8 @@ use crate::format::digest::Digest;
 
 /// Images that stay whatever comes: an empty file each, its name the root digest.
 const PINS: &str = "state/pins";
+/// The file that says which images are added to the root (BOOT.md).
+const CONFIG: &str = "ashlar.toml";
 /// The file that names the image whose `/etc` is carried over to the next one (BOOT.md, "Where changes go").
 const ETC_LAST: &str = "state/etc.last";
 
@@ -22,7 +24,8 @@ fn change<T>(
     place: &Place,
     change: impl FnOnce(&mut State) -> Result<T, Failed>,
 ) -> Result<T, Failed> {
-    let _lock = place.lock()?;
+    // An update that is at work may take long, but not for ever.
+    let _lock = place.wait_for_lock()?;
     let mut book = Book::read(place.data());
     let mut state = book.state().clone();
     let result = change(&mut state)?;
@@ -58,11 +61,25 @@ pub fn bless(place: &Place, booted: Digest) -> Result<bool, Failed> {
 /// An image is not booted any more. Returns what is booted instead.
 pub fn mark_bad(place: &Place, image: Digest, why: Why) -> Result<Option<Digest>, Failed> {
     change(place, |state| {
-        state.mark_bad(image, why).map_err(|not| match not {
+        let other = state.mark_bad(image, why).map_err(|not| match not {
             NotPossible::NoOther => Failed::new(not).hint("install another one first"),
             _ => Failed::from(not),
-        })
+        })?;
+        if let Some(other) = other.filter(|other| place.find(*other).is_none()) {
+            return Err(missing(other));
+        }
+        Ok(other)
     })
+}
+
+/// An image on trial was found damaged. Of any other this says nothing: a disk may recover. Returns whether it is given up.
+pub fn refuse(place: &Place, image: Digest) -> Result<bool, Failed> {
+    change(place, |state| Ok(state.refuse(image, Why::Damaged)))
+}
+
+fn missing(image: Digest) -> Failed {
+    Failed::new(format_args!("there is no image {image} on the data partition"))
+        .hint("`ashlar update list` names those that are there")
 }
 
 /// Goes back to the image before, or to the one with a digest. Returns what is booted next.
@@ -72,10 +89,6 @@ pub fn roll_back(place: &Place, to: Option<Digest>) -> Result<Digest, Failed> {
         single::recover(place)?;
         return single::roll_back(place);
     }
-    let missing = |digest| {
-        Failed::new(format_args!("there is no image {digest} on the data partition"))
-            .hint("`ashlar update list` names those that are there")
-    };
     if let Some(to) = to.filter(|to| place.find(*to).is_none()) {
         return Err(missing(to));
     }
@@ -128,14 +141,16 @@ pub struct Garbage {
 }
 
 /// Removes images that nothing needs, and what is left of downloads. Images that bear other names than their digests were put
-/// there by somebody else, and stay. With `dry_run` nothing is removed.
+/// there by somebody else, and stay; so do `also`, and what `ashlar.toml` names. With `dry_run` nothing is removed.
 pub fn collect_garbage(
     place: &Place,
-    booted: Option<Digest>,
+    also: &BTreeSet<Digest>,
     dry_run: bool,
 ) -> Result<Garbage, Failed> {
     let _lock = place.lock()?;
-    single::recover(place)?;
+    if !dry_run {
+        single::recover(place)?;
+    }
     let book = Book::read(place.data());
     if book.is_lost() {
         return Err(Failed::new("the boot records are damaged: what is needed is not known").hint(
@@ -143,13 +158,16 @@ pub fn collect_garbage(
         ));
     }
     let mut kept: BTreeSet<Digest> = book.state().kept().into_iter().collect();
-    kept.extend(booted);
+    kept.extend(also);
+    kept.extend(digests_in(&fs::read(place.data().join(CONFIG)).unwrap_or_default()));
     kept.extend(pins(place));
     kept.extend(etc_last(place));
     let stored = place.stored()?;
     // A machine that was never updated boots the newest: all may be needed.
     let is_garbage = |image: &&Stored| {
-        book.is_known() && image.is_named_by_digest && !kept.contains(&image.root_digest)
+        book.state().default.is_some()
+            && image.is_named_by_digest
+            && !kept.contains(&image.root_digest)
     };
     let mut garbage = Garbage::default();
     for image in stored.iter().filter(is_garbage) {
@@ -183,6 +201,12 @@ impl Garbage {
         self.paths.push(path.to_owned());
         Ok(())
     }
+}
+
+/// All words of a text that may be root digests: whoever names an image wants it.
+pub fn digests_in(text: &[u8]) -> BTreeSet<Digest> {
+    let words = text.split(|byte| !byte.is_ascii_hexdigit());
+    words.filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok()).collect()
 }
 
 /// The image whose `/etc` was used last: the merge for the next one compares with it.

@@ -82,8 +82,15 @@ impl Part {
     pub(super) fn write(&self, raw: &[u8], offset: u64) -> Result<(), Failed> {
         let wrote = disk::step("write").and_then(|()| self.file.write_all_at(raw, offset));
         wrote.map_err(|err| {
+            let is_full = err.kind() == io::ErrorKind::StorageFull;
             let what = format_args!("cannot write {} bytes to {}", raw.len(), self.path.display());
-            Failed::io(what, err)
+            let failed = Failed::io(what, err);
+            if !is_full {
+                return failed;
+            }
+            failed.hint(
+                "make room on the disk: the next `ashlar update install` goes on from what came so far",
+            )
         })
     }
 

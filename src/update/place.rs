@@ -86,19 +86,27 @@ impl Place {
         directory.join(format!(".{root_digest}{PART_SUFFIX}"))
     }
 
-    /// Keeps everybody else from changing anything until the lock is dropped.
+    /// Keeps everybody else from changing anything until the lock is dropped. Who is at work already is an error.
     pub fn lock(&self) -> Result<Lock, Failed> {
+        self.lock_by(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// The same, when whoever is at work has ended.
+    pub(super) fn wait_for_lock(&self) -> Result<Lock, Failed> {
+        self.lock_by(FlockOperation::LockExclusive)
+    }
+
+    fn lock_by(&self, how: FlockOperation) -> Result<Lock, Failed> {
         let path = self.data.join(LOCK);
-        let wrap = |err| Failed::io(format_args!("cannot lock {}", path.display()), err);
-        let parent = path.parent().unwrap_or(&self.data);
-        disk::make_directory(parent).map_err(|err| {
-            let failed = wrap(err);
+        let wrap = |err| {
+            let failed = Failed::io(format_args!("cannot lock {}", path.display()), err);
             match rustix::fs::statvfs(&self.data) {
                 Ok(stat) if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) => failed
                     .hint(format_args!("mount -o remount,rw {}, then again", self.data.display())),
                 _ => failed,
             }
-        })?;
+        };
+        disk::make_directory(path.parent().unwrap_or(&self.data)).map_err(wrap)?;
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = OpenOptions::new()
             .read(true)
@@ -109,7 +117,7 @@ impl Place {
             .custom_flags(flags.bits().cast_signed())
             .open(&path)
             .map_err(wrap)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(&file, how) {
             Ok(()) => Ok(Lock { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 Err(Failed::new("another update is at work").hint(format_args!(
@@ -188,7 +196,7 @@ pub fn signature_beside(image: &Path) -> PathBuf {
 }
 
 /// What the superblock of a file says, if it has one.
-fn look(path: &Path) -> Option<Stored> {
+pub(super) fn look(path: &Path) -> Option<Stored> {
     if !path.is_file() {
         return None;
     }

@@ -48,7 +48,7 @@ impl Scrubbed {
     }
 }
 
-/// Reads all of an image whose root digest is known, and notes what it found.
+/// Reads all of an image whose root digest is known.
 pub fn scrub(
     place: &Place,
     image: Digest,
@@ -63,15 +63,15 @@ pub fn scrub(
     let again = file.try_clone().and_then(|file| image::from_file(file, Method::Pread));
     let source =
         again.map_err(|err| Failed::io(format_args!("cannot read {}", path.display()), err))?;
-    let found = read_all(&source, &file, image, progress)?;
+    read_all(&source, &file, image, progress)
+}
+
+/// Notes what was found.
+pub fn note(place: &Place, image: Digest, found: &Scrubbed) -> Result<(), Failed> {
     let there: Vec<Digest> = place.stored()?.iter().map(|stored| stored.root_digest).collect();
-    let Scrubbed { blocks, damaged, .. } = found;
-    let note = Checked { time: checked::now(), good: found.is_good(), blocks, damaged };
-    // A disk that is full or read-only can still be scrubbed.
-    if let Err(failed) = checked::note(place.data(), image, note, &there) {
-        tracing::warn!("{failed}");
-    }
-    Ok(found)
+    let Scrubbed { damaged, .. } = *found;
+    let note = Checked { time: checked::now(), good: found.is_good(), damaged, installed_at: None };
+    checked::note(place.data(), image, note, &there)
 }
 
 fn read_all(

@@ -1,5 +1,6 @@
 //! Is there always a whole image to boot, wherever the power fails? Each change of a whole update is cut before, by turns.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -203,7 +204,7 @@ fn blessing_rolling_back_and_removing_may_be_cut() {
         |place| {
             keep::roll_back(place, Some(images.digest(1)))?;
             keep::pin(place, images.digest(2), true)?;
-            keep::collect_garbage(place, None, false).map(drop)
+            keep::collect_garbage(place, &BTreeSet::new(), false).map(drop)
         },
         check,
     );
@@ -387,23 +388,23 @@ fn garbage_is_what_nothing_needs() {
     }
     fs::copy(images.path(1), place.images().join("by-hand.img")).unwrap();
     fs::write(place.part(images.digest(1)), "left").unwrap();
-    let would = keep::collect_garbage(&place, None, true).unwrap();
+    let would = keep::collect_garbage(&place, &BTreeSet::new(), true).unwrap();
     assert_eq!(would.paths.len(), 2);
     assert!(place.image(images.digest(1)).exists());
     keep::pin(&place, images.digest(1), true).unwrap();
-    assert_eq!(keep::collect_garbage(&place, None, true).unwrap().paths.len(), 1);
+    assert_eq!(keep::collect_garbage(&place, &BTreeSet::new(), true).unwrap().paths.len(), 1);
     keep::pin(&place, images.digest(1), false).unwrap();
     fs::write(data.path().join("state/etc.last"), format!("{}\n", images.digest(1))).unwrap();
-    assert_eq!(keep::collect_garbage(&place, None, true).unwrap().paths.len(), 1);
+    assert_eq!(keep::collect_garbage(&place, &BTreeSet::new(), true).unwrap().paths.len(), 1);
     fs::remove_file(data.path().join("state/etc.last")).unwrap();
-    keep::collect_garbage(&place, None, false).unwrap();
+    keep::collect_garbage(&place, &BTreeSet::new(), false).unwrap();
     let left: Vec<Digest> = place.stored().unwrap().iter().map(|it| it.root_digest).collect();
     assert_eq!(left.len(), 3, "two that are needed, and the one with another name: {left:?}");
     // What is needed is not known: nothing is removed.
     for name in super::book::FILES {
         fs::write(data.path().join(name), "junk").unwrap();
     }
-    keep::collect_garbage(&place, None, false).unwrap_err();
+    keep::collect_garbage(&place, &BTreeSet::new(), false).unwrap_err();
 }
 
 #[test]
@@ -420,4 +421,90 @@ fn records_that_cannot_be_written_are_an_error_and_the_old_one_counts() {
     fs::remove_dir(&next).unwrap();
     assert!(images.install(&place, 2).unwrap().was_here, "it only has to be remembered");
     assert_eq!(assert_boots(&place, "at the end"), images.digest(2));
+}
+
+#[test]
+fn a_machine_that_was_never_updated_boots_no_image_that_was_not_tried() {
+    let images = Images::build(2);
+    cut_everywhere(
+        || {
+            let data = tempfile::tempdir().unwrap();
+            fs::create_dir(data.path().join("images")).unwrap();
+            fs::copy(images.path(1), data.path().join("images/one.img")).unwrap();
+            let place = Place::new(data.path()).unwrap();
+            (data, place)
+        },
+        |place| images.install(place, 2).map(drop),
+        |place, what| {
+            let state = Book::read(place.data()).state().clone();
+            let is_there = place.find(images.digest(2)).is_some();
+            assert!(!is_there || state.default == Some(images.digest(1)), "{what}");
+        },
+    );
+}
+
+#[test]
+fn the_only_image_that_works_is_kept_where_there_are_two() {
+    let images = Images::build(3);
+    let data = tempfile::tempdir().unwrap();
+    let place = Place::new(data.path()).unwrap();
+    let (current, previous) = (data.path().join(SINGLE), data.path().join(SINGLE_PREVIOUS));
+    let mut damaged = fs::read(images.path(2)).unwrap();
+    damaged[5000] ^= 1;
+    fs::write(&current, &damaged).unwrap();
+    fs::copy(images.path(1), &previous).unwrap();
+    images.install(&place, 3).unwrap();
+    assert!(is_whole(&current, images.digest(3)) && is_whole(&previous, images.digest(1)));
+    // Whole, but the machine did not run it.
+    fs::copy(images.path(2), &current).unwrap_or_else(|_| {
+        fs::remove_file(&current).unwrap();
+        fs::copy(images.path(2), &current).unwrap()
+    });
+    images
+        .install_from(&place, 3, &images.path(3), |wish| wish.booted = Some(images.digest(1)))
+        .unwrap();
+    assert!(is_whole(&current, images.digest(3)) && is_whole(&previous, images.digest(1)));
+    // What was left by somebody else is no image of ours.
+    let part = place.part(images.digest(2));
+    fs::write(&part, fs::read(images.path(1)).unwrap()).unwrap();
+    assert!(!single::recover(&place).unwrap() && part.exists());
+    let part = place.part(images.digest(3));
+    fs::write(&part, &damaged).unwrap();
+    assert!(!single::recover(&place).unwrap() && part.exists());
+}
+
+#[test]
+fn what_is_damaged_here_is_made_anew_though_it_was_given_up() {
+    let images = Images::build(2);
+    let (_data, place) = images.machine();
+    let path = images.install(&place, 2).unwrap().path;
+    let whole = fs::read(&path).unwrap();
+    let mut raw = whole.clone();
+    raw[5000] ^= 1;
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, &raw).unwrap();
+    assert!(keep::refuse(&place, images.digest(2)).unwrap());
+    images.install(&place, 2).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), whole);
+    keep::mark_bad(&place, images.digest(2), super::state::Why::Marked).unwrap();
+    images.install(&place, 2).unwrap_err();
+}
+
+#[test]
+fn an_image_that_somebody_names_is_no_garbage() {
+    let images = Images::build(3);
+    let (data, place) = images.machine();
+    for version in [2, 3] {
+        images.install(&place, version).unwrap();
+        keep::bless(&place, images.digest(version)).unwrap();
+    }
+    let one = images.digest(1);
+    let named = keep::digests_in(format!("ashlar={one} quiet").as_bytes());
+    assert_eq!(named, BTreeSet::from([one]));
+    assert!(keep::collect_garbage(&place, &named, true).unwrap().paths.is_empty());
+    let config = data.path().join("ashlar.toml");
+    fs::write(&config, format!("extension = [\"{one}\"]\n")).unwrap();
+    assert!(keep::collect_garbage(&place, &BTreeSet::new(), true).unwrap().paths.is_empty());
+    fs::remove_file(&config).unwrap();
+    assert_eq!(keep::collect_garbage(&place, &BTreeSet::new(), true).unwrap().paths.len(), 1);
 }

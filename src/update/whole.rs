@@ -19,15 +19,25 @@ use crate::format::index::BlockIndex;
 use crate::format::trailer;
 use crate::image::{self, Method, Source};
 use crate::store::{self, Store};
-use crate::trust;
+use crate::trust::{self, Anchor};
 
 /// The version of an image that is here, if it is authentic and whole.
-pub(super) fn is_whole_at(path: &Path, wish: &Wish<'_>) -> Result<u64, Failed> {
+/// Signatures are those that a boot would find, too.
+pub(super) fn is_whole_at(path: &Path, claimed: Digest, wish: &Wish<'_>) -> Result<u64, Failed> {
     let source = image::open(path, Method::Pread)?;
-    let mut signatures = wish.signatures.clone();
-    signatures.extend(trust::read_signature(&signature_beside(path)).ok());
+    let signatures: Vec<_> = trust::read_signature(&signature_beside(path)).into_iter().collect();
     let digest = trust::root_digest(&*source, wish.anchor, &signatures)?;
+    if digest != claimed {
+        return Err(Error::from(Untrusted::Superblock { expected: claimed, found: digest }).into());
+    }
     whole(&source, digest, wish.progress)
+}
+
+/// The digest of an image that nobody has to vouch for, if all of it is as its superblock says.
+pub(super) fn sound_digest(path: &Path) -> Result<Digest, Failed> {
+    let source = image::open(path, Method::Pread)?;
+    let digest = trust::root_digest(&*source, &Anchor::Unauthenticated, &[])?;
+    whole(&source, digest, &|_, _, _| {}).map(|_| digest)
 }
 
 /// Reads all of an image. Returns its version.

@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::HumanBytes;
 
 use super::Target;
-use super::source::{NetArgs, Remote, VouchArgs, is_url, open_file, open_url};
+use super::source::{NetArgs, Remote, VouchArgs, is_url, open_file};
 use crate::cli::{Failure, Outcome, say};
 use crate::trust::Anchor;
 use crate::update::install::{Offer, Wish, look, offer};
@@ -55,7 +55,7 @@ fn find(args: &CheckArgs, anchor: &Anchor, target: &Target) -> Result<Offer, Fai
     if !is_url(&args.source) {
         return Ok(look(&target.place, &*open_file(&args.source)?, &wish)?);
     }
-    match open_url(&args.source, anchor, &args.net.options())? {
+    match args.net.open(&args.source, anchor, &args.net.options())? {
         Remote::Image(image) => Ok(look(&target.place, &*image, &wish)?),
         Remote::Manifest(latest, _) => {
             let (digest, version) = (latest.root_digest, latest.image_version);

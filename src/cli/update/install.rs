@@ -7,9 +7,10 @@ use indicatif::HumanBytes;
 
 use super::progress::Bar;
 #[cfg(feature = "net")]
-use super::source::{NetArgs, Remote, open_url};
+use super::source::{NetArgs, Remote};
 use super::source::{VouchArgs, is_url, open_file};
 use super::{Target, reboot_if};
+use crate::boot::control;
 use crate::cli::{Failure, Outcome, say};
 use crate::format::digest::Digest;
 #[cfg(feature = "net")]
@@ -84,6 +85,11 @@ pub(super) fn run(args: &InstallArgs, target: &Target) -> Outcome {
     let installed = install::install(&target.place, &*origin, &wish)?;
     drop(bar);
     note_checked(target, &installed);
+    if target.booted.is_some() && control::is_named() {
+        eprintln!(
+            "ashlar: warning: the kernel command line names an image, and that is booted: take `ashlar=` to the new one"
+        );
+    }
     if args.json {
         let text = serde_json::to_string(&installed).map_err(Failure::new)?;
         say(&format!("{text}\n"))?;
@@ -117,7 +123,9 @@ fn note_checked(target: &Target, installed: &Installed) {
     let Ok(digest) = installed.root_digest.parse() else { return };
     let stored = target.place.stored().unwrap_or_default();
     let there: Vec<Digest> = stored.iter().map(|stored| stored.root_digest).collect();
-    let note = Checked { time: checked::now(), good: true, blocks: 0, damaged: 0 };
+    let now = checked::now();
+    let installed_at = (!installed.was_here).then_some(now);
+    let note = Checked { time: now, good: true, damaged: 0, installed_at };
     if let Err(failed) = checked::note(target.place.data(), digest, note, &there) {
         tracing::warn!("{failed}");
     }
@@ -130,19 +138,19 @@ fn open(args: &InstallArgs, anchor: &Anchor) -> Result<Box<dyn Origin>, Failure>
         return open_file(&args.source);
     }
     let options = args.net.options();
-    match open_url(&args.source, anchor, &options)? {
+    match args.net.open(&args.source, anchor, &options)? {
         Remote::Image(image) => Ok(image),
         Remote::Manifest(manifest, url) => {
             let image = Http::open(&url, &options)?;
             let found = proof::hash_superblock(image.beginning());
             if (found, image.len()) != (manifest.root_digest, manifest.bytes) {
                 return Err(Failure::new(format_args!(
-                    "{url} is image {found} of {} bytes, not {} of {}, which the manifest names",
-                    image.len(),
+                    "the manifest names image {} of {} bytes, and at {url} is {found} of {}",
                     manifest.root_digest,
-                    manifest.bytes
+                    manifest.bytes,
+                    image.len(),
                 ))
-                .hint("the manifest and the image on the server do not belong together"));
+                .hint("run it again: one of the two may be about to be replaced on the server"));
             }
             Ok(Box::new(image))
         }

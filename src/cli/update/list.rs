@@ -76,6 +76,7 @@ pub(super) fn images(target: &Target) -> Result<Vec<Value>, Failure> {
             "bytes": image.bytes,
             "verified": checked.map(|checked| checked.good),
             "verified_at": checked.map(|checked| checked.time),
+            "installed_at": checked.and_then(|checked| checked.installed_at),
             "path": image.path,
             "roles": roles,
         })

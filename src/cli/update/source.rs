@@ -97,6 +97,9 @@ pub(super) struct NetArgs {
     /// Most bytes in a second, with K, M or G
     #[arg(long, value_name = "SPEED", value_parser = speed)]
     limit_rate: Option<u64>,
+    /// Name that a manifest must have [default: IMAGE_ID of /etc/os-release, where it has one]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// How many ranges are asked for at the same time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     connections: u16,
@@ -165,26 +168,45 @@ pub(super) enum Remote {
     Manifest(Latest, String),
 }
 
-/// Looks at what is at an address. A manifest must be signed by a key, unless anything is taken.
 #[cfg(feature = "net")]
-pub(super) fn open_url(
-    url: &str,
-    anchor: &Anchor,
-    options: &HttpOptions,
-) -> Result<Remote, Failure> {
-    let image = Http::open(url, options)?;
-    if !latest::is_manifest(image.beginning()) {
-        return Ok(Remote::Image(Box::new(image)));
-    }
-    let text = http::get_text(url, options, MANIFEST_LEN_MAX)?;
-    let manifest = match anchor {
-        Anchor::Keys(keys) => {
-            let signatures: Vec<Vec<u8>> = image.signature().into_iter().collect();
-            Latest::verify(&text, &signatures, keys)?
+impl NetArgs {
+    /// Looks at what is at an address. A manifest must be signed by a key, unless anything is taken, and be for this kind of machine.
+    pub(super) fn open(
+        &self,
+        url: &str,
+        anchor: &Anchor,
+        options: &HttpOptions,
+    ) -> Result<Remote, Failure> {
+        let image = Http::open(url, options)?;
+        if !latest::is_manifest(image.beginning()) {
+            return Ok(Remote::Image(Box::new(image)));
         }
-        // The image is held against its digest all the same.
-        Anchor::RootDigest(_) | Anchor::Unauthenticated => Latest::decode(&text)?,
-    };
-    let image = latest::resolve(url, &manifest.url)?;
-    Ok(Remote::Manifest(manifest, image))
+        let text = http::get_text(url, options, MANIFEST_LEN_MAX)?;
+        let manifest = match anchor {
+            Anchor::Keys(keys) => {
+                let signatures: Vec<Vec<u8>> = image.signature().into_iter().collect();
+                Latest::verify(&text, &signatures, keys)?
+            }
+            // The image is held against its digest all the same.
+            Anchor::RootDigest(_) | Anchor::Unauthenticated => Latest::decode(&text)?,
+        };
+        let wanted = self.name.clone().or_else(image_id);
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != manifest.name) {
+            return Err(Failure::new(format_args!(
+                "{url} is for machines of the kind `{}`, and this is `{wanted}`",
+                manifest.name
+            ))
+            .hint("--name says what it shall be for"));
+        }
+        let image = latest::resolve(url, &manifest.url)?;
+        Ok(Remote::Manifest(manifest, image))
+    }
+}
+
+/// What this system says it is (os-release(5)).
+#[cfg(feature = "net")]
+fn image_id() -> Option<String> {
+    let text = fs::read_to_string("/etc/os-release").ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix("IMAGE_ID="))?;
+    Some(value.trim_matches(['"', '\'']).to_owned()).filter(|name| !name.is_empty())
 }

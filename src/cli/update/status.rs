@@ -20,7 +20,7 @@ use crate::update::checked;
 --json writes one object: booted, default, previous, last_good, trial, next (root digests or null), tries_left, tries_done (of the
 trial, or null), version_floor, bad (root_digest and why: tries, refused, marked or damaged), records (good, damaged: one of
 two, lost, none), single (there is one image only, root.img), and images, each with digest, version, bytes, verified (when it
-was last read whole: true, false, or null), verified_at, path and roles.")]
+was last read whole: true, false, or null), verified_at, installed_at, path and roles.")]
 pub(super) struct StatusArgs {
     /// Write one JSON object
     #[arg(long)]
@@ -34,7 +34,7 @@ pub(super) struct StatusArgs {
 pub(super) fn run(args: &StatusArgs, target: &Target) -> Outcome {
     let status = status(target)?;
     if let Some(path) = &args.textfile {
-        write_metrics(path, &metrics(&status))?;
+        write_metrics(path, &(metrics(&status) + &served(target)))?;
     } else if args.json {
         say(&format!("{status}\n"))?;
     } else {
@@ -181,6 +181,8 @@ fn metrics(status: &Value) -> String {
     metric("image_version", "The version of an image.", &version);
     let good = of_images(&|image| Some(u8::from(image.get("verified")?.as_bool()?).to_string()));
     metric("scrub_good", "Whether an image was whole when all of it was read.", &good);
+    let at = of_images(&|image| Some(image.get("installed_at")?.as_u64()?.to_string()));
+    metric("image_installed_timestamp_seconds", "When an image was put in its place.", &at);
     let at = of_images(&|image| Some(image.get("verified_at")?.as_u64()?.to_string()));
     metric("scrub_timestamp_seconds", "When all of an image was read.", &at);
     metric(
@@ -189,6 +191,35 @@ fn metrics(status: &Value) -> String {
         &[(String::new(), checked::now().to_string())],
     );
     out
+}
+
+/// What the server of `/` did since it was started.
+fn served(target: &Target) -> String {
+    let lower = Path::new("/run/initramfs/ashlar/lower");
+    let ask = |path| crate::fuse::status::ask(path).ok();
+    let Some(status) = target.booted.and_then(|_| ask(Path::new("/")).or_else(|| ask(lower)))
+    else {
+        return String::new();
+    };
+    let counters = [
+        (
+            "blocks_verified_total",
+            "Blocks that were found right since the server began.",
+            status.blocks_verified,
+        ),
+        (
+            "blocks_failed_total",
+            "Blocks that could not be had since the server began.",
+            status.blocks_failed,
+        ),
+    ];
+    counters
+        .map(|(name, help, value)| {
+            format!(
+                "# HELP ashlar_{name} {help}\n# TYPE ashlar_{name} counter\nashlar_{name} {value}\n"
+            )
+        })
+        .concat()
 }
 
 /// Nobody ever reads half a file.
