@@ -10,7 +10,7 @@ use super::download::download;
 use super::failed::Failed;
 use super::fetch::{self, Missing};
 use super::head::{self, Head};
-use super::install::{Progress, Step, Wish, refuse_old, workers};
+use super::install::{Progress, Step, Wish, refuse_old, remember_current, workers};
 use super::origin::Origin;
 use super::part::Part;
 use super::place::Place;
@@ -56,7 +56,7 @@ pub(super) fn bring(
     place: &Place,
     origin: &dyn Origin,
     claimed: Digest,
-    book: &Book,
+    book: &mut Book,
     wish: &Wish<'_>,
     target: &Path,
     counts: &mut Counts,
@@ -80,6 +80,7 @@ pub(super) fn bring(
         return Err(failed);
     }
     part.seal()?;
+    remember_current(book, place, claimed, wish.booted)?;
     let wrap = |err| Failed::io(format_args!("cannot rename to {}", target.display()), err);
     if place.is_single() {
         single::exchange(place, part.path(), wish.booted)?;

@@ -18,7 +18,7 @@ const FILE: &str = "state/checked.json";
 const LEN_MAX: u64 = 256 << 10;
 
 /// What was found when an image was read whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
     /// When, in seconds since 1970-01-01 UTC.
     pub time: u64,

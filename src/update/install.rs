@@ -95,9 +95,6 @@ pub fn install(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<In
     let is_single = place.is_single();
     let target = if is_single { place.data().join(SINGLE) } else { place.image(claimed) };
     let here = place.find(claimed).filter(|path| !is_single || *path == target);
-    if !is_single {
-        remember_current(&mut book, place, claimed, wish.booted)?;
-    }
     let here = here.map(|path| (is_whole_at(&path, claimed, wish), path));
     // What is damaged here may be made anew whatever was thought of it: other bytes are another image.
     if !matches!(here, Some((Err(_), _))) {
@@ -106,15 +103,16 @@ pub fn install(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<In
     let (path, version, was_here) = match here {
         Some((Ok(version), path)) => {
             refuse_old(place, &book, version, wish)?;
+            remember_current(&mut book, place, claimed, wish.booted)?;
             (path, version, true)
         }
         Some((Err(err), path)) => {
             tracing::warn!("{} is made again: {err}", path.display());
-            let version = bring(place, origin, claimed, &book, wish, &target, &mut counts)?;
+            let version = bring(place, origin, claimed, &mut book, wish, &target, &mut counts)?;
             (target, version, false)
         }
         None => {
-            let version = bring(place, origin, claimed, &book, wish, &target, &mut counts)?;
+            let version = bring(place, origin, claimed, &mut book, wish, &target, &mut counts)?;
             (target, version, false)
         }
     };
@@ -137,13 +135,13 @@ pub fn install(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<In
 
 /// A machine that was never updated remembers now what it boots: after a power cut the new image would be the newest one, and
 /// booted as if it had proved itself.
-fn remember_current(
+pub(super) fn remember_current(
     book: &mut Book,
     place: &Place,
     coming: Digest,
     booted: Option<Digest>,
 ) -> Result<(), Failed> {
-    if book.is_known() {
+    if book.is_known() || place.is_single() {
         return Ok(());
     }
     let newest = || place.stored().ok()?.into_iter().max_by_key(|stored| stored.version);

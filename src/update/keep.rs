@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::book::Book;
 use super::disk;
 use super::failed::Failed;
-use super::place::{Place, Stored, signature_beside};
+use super::place::{Lock, Place, Stored, signature_beside};
 use super::single;
 use super::state::{NotPossible, State, Why};
 use crate::format::digest::Digest;
@@ -19,13 +19,12 @@ const CONFIG: &str = "ashlar.toml";
 /// The file that names the image whose `/etc` is carried over to the next one (BOOT.md, "Where changes go").
 const ETC_LAST: &str = "state/etc.last";
 
-/// Changes what is remembered. It is written when it changed.
+/// Changes what is remembered. It is written when it changed. Held by who changes it: the lock.
 fn change<T>(
     place: &Place,
+    _lock: &Lock,
     change: impl FnOnce(&mut State) -> Result<T, Failed>,
 ) -> Result<T, Failed> {
-    // An update that is at work may take long, but not for ever.
-    let _lock = place.wait_for_lock()?;
     let mut book = Book::read(place.data());
     let mut state = book.state().clone();
     let result = change(&mut state)?;
@@ -49,7 +48,8 @@ pub fn bless(place: &Place, booted: Digest) -> Result<bool, Failed> {
     let stored = place.stored()?;
     let version = stored.iter().find(|stored| stored.root_digest == booted);
     let version = version.map_or(0, |stored| stored.version);
-    change(place, |state| match state.bless(booted, version) {
+    // A healthy image must not be given up because an update is at work: that ends some time.
+    change(place, &place.wait_for_lock()?, |state| match state.bless(booted, version) {
         Err(NotPossible::IsBad(why)) => {
             Err(Failed::new(format_args!("image {booted} was given up: {why}"))
                 .hint("`ashlar update install --allow-bad` tries it again"))
@@ -60,7 +60,7 @@ pub fn bless(place: &Place, booted: Digest) -> Result<bool, Failed> {
 
 /// An image is not booted any more. Returns what is booted instead.
 pub fn mark_bad(place: &Place, image: Digest, why: Why) -> Result<Option<Digest>, Failed> {
-    change(place, |state| {
+    change(place, &place.lock()?, |state| {
         let other = state.mark_bad(image, why).map_err(|not| match not {
             NotPossible::NoOther => Failed::new(not).hint("install another one first"),
             _ => Failed::from(not),
@@ -74,7 +74,7 @@ pub fn mark_bad(place: &Place, image: Digest, why: Why) -> Result<Option<Digest>
 
 /// An image on trial was found damaged. Of any other this says nothing: a disk may recover. Returns whether it is given up.
 pub fn refuse(place: &Place, image: Digest) -> Result<bool, Failed> {
-    change(place, |state| Ok(state.refuse(image, Why::Damaged)))
+    change(place, &place.wait_for_lock()?, |state| Ok(state.refuse(image, Why::Damaged)))
 }
 
 fn missing(image: Digest) -> Failed {
@@ -92,7 +92,7 @@ pub fn roll_back(place: &Place, to: Option<Digest>) -> Result<Digest, Failed> {
     if let Some(to) = to.filter(|to| place.find(*to).is_none()) {
         return Err(missing(to));
     }
-    change(place, |state| {
+    change(place, &place.lock()?, |state| {
         let target = state.roll_back(to).map_err(|not| {
             Failed::new(not).hint("`ashlar update list` names what is there, --to takes any of it")
         })?;

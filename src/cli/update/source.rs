@@ -97,7 +97,7 @@ pub(super) struct NetArgs {
     /// Most bytes in a second, with K, M or G
     #[arg(long, value_name = "SPEED", value_parser = speed)]
     limit_rate: Option<u64>,
-    /// Name that a manifest must have [default: IMAGE_ID of /etc/os-release, where it has one]
+    /// Name that a manifest must have [default: `IMAGE_ID` of /etc/os-release, where it has one]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// How many ranges are asked for at the same time
@@ -203,7 +203,7 @@ impl NetArgs {
     }
 }
 
-/// What this system says it is (os-release(5)).
+/// What this system says it is (`os-release(5)`).
 #[cfg(feature = "net")]
 fn image_id() -> Option<String> {
     let text = fs::read_to_string("/etc/os-release").ok()?;
