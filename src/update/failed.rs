@@ -28,7 +28,6 @@ impl Failed {
     }
 
     /// What is wrong with `subject`: a path or an address, mostly.
-    #[expect(clippy::needless_pass_by_value, reason = "it takes what `map_err` gives")]
     pub fn about(subject: impl fmt::Display, err: Error) -> Self {
         Failed { message: format!("{subject}: {err}"), ..Failed::from(err) }
     }

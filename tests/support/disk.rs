@@ -51,7 +51,7 @@ impl Disk {
     }
 
     pub(crate) fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(&self.path()).unwrap();
+        let stat = rustix::fs::statvfs(self.path()).unwrap();
         stat.f_bavail * stat.f_frsize
     }
 
