@@ -4,10 +4,12 @@ mod cuts;
 mod degraded;
 mod etc;
 mod extension;
+mod judge;
 mod machine;
 mod places;
 mod root;
 mod update;
+mod update_cuts;
 
 use super::Case;
 use crate::bench::Bench;
@@ -58,6 +60,11 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case("update-trial", "is an image tried, blessed, given up, left and repaired?", update::trial),
     case("update-records", "what if nothing can be counted, or what was is lost?", update::records),
+    case(
+        "update-cut-writes",
+        "is there a whole image to boot, the old or the new, after each write of an update? ($ASHLAR_VM_ROUNDS)",
+        update_cuts::writes,
+    ),
     case("state-cut-seed", "is /var whole after a power cut while it was filled?", cuts::seed),
     case("state-cut-merge", "is /etc whole after a power cut while it was merged?", cuts::merge),
     case(
