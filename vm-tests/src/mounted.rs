@@ -80,21 +80,16 @@ fn is_mounted(at: &Path) -> bool {
     text.lines().any(|line| line.split(' ').nth(4) == Some(at.as_str()))
 }
 
-/// Puts right what mounting does not: a superblock of which only a part was written has copies elsewhere.
+/// Puts right what mounting does not: file systems count on a superblock being written whole, and there are copies of it
+/// elsewhere.
 pub(crate) fn repair(file_system: FileSystem, disk: &Path) -> Result<()> {
-    let mut command = match file_system {
-        FileSystem::Ext4 => {
-            let mut command = Command::new("e2fsck");
-            command.arg("-p");
-            command
-        }
-        FileSystem::Btrfs => {
-            let mut command = Command::new("btrfs");
-            command.args(["rescue", "super-recover", "-y"]);
-            command
-        }
+    let words: &[&str] = match file_system {
+        FileSystem::Ext4 => &["e2fsck", "-f", "-y"],
+        FileSystem::Btrfs => &["btrfs", "rescue", "super-recover", "-y"],
     };
-    let output = command.arg(disk).env("PATH", path()).output().doing("cannot run a repair")?;
+    let mut command = Command::new("env");
+    command.args(words).arg(disk).env("PATH", path());
+    let output = command.output().doing("cannot run a repair")?;
     // 2 of `super-recover`: it was bad, and is good now.
     match (file_system, output.status.code()) {
         (_, Some(0 | 1)) | (FileSystem::Btrfs, Some(2)) => Ok(()),

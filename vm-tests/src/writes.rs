@@ -198,3 +198,55 @@ impl Dice {
         usize::try_from((self.0 >> 8) % sides).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two writes, a flush, and three more, each of four sectors of its number.
+    fn log() -> Log {
+        let mut log = Log { bytes: Vec::new(), requests: Vec::new() };
+        for (number, flags) in (0_u8..).zip([0, 0, FLUSH, 0, 0, 0]) {
+            let len = if flags == 0 { 4 * SECTOR } else { 0 };
+            let from = log.bytes.len();
+            log.bytes.resize(from + len, number);
+            log.requests.push(Request { flags, offset: 4096 * u64::from(number), from, len });
+        }
+        log
+    }
+
+    #[test]
+    fn what_was_flushed_is_there_and_the_rest_as_it_comes() {
+        let log = log();
+        let flushed = [(0, 2048), (1, 2048)];
+        assert_eq!(log.after(3, Fate::Some(1)).0, flushed);
+        assert_eq!(log.after(0, Fate::All).0, []);
+        assert_eq!(
+            log.after(6, Fate::All).0,
+            [&flushed[..], &[(3, 2048), (4, 2048), (5, 2048)]].concat()
+        );
+        let mut missed_one_before_a_later_one = false;
+        for seed in 0..100 {
+            for fate in [Fate::Some(seed), Fate::Reordered(seed)] {
+                let reached = log.after(6, fate).0;
+                assert_eq!(reached[..2], flushed);
+                assert!(reached.is_sorted());
+                missed_one_before_a_later_one |= reached.get(2).is_some_and(|part| part.0 > 3);
+            }
+            let torn = log.after(6, Fate::Torn(seed)).0;
+            assert_eq!(torn[..4], log.after(5, Fate::All).0);
+            assert!(torn.get(4).is_none_or(|part| part.1 < 2048 && part.1 % SECTOR == 0));
+        }
+        assert!(missed_one_before_a_later_one);
+    }
+
+    #[test]
+    fn what_must_be_there_at_once_is_never_missed() {
+        let mut log = log();
+        log.requests[4].flags = FUA;
+        for seed in 0..20 {
+            assert!(log.after(6, Fate::Some(seed)).0.contains(&(4, 2048)));
+            assert!(log.after(6, Fate::Reordered(seed)).0.contains(&(4, 2048)));
+        }
+    }
+}

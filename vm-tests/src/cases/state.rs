@@ -60,17 +60,17 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case("update-trial", "is an image tried, blessed, given up, left and repaired?", update::trial),
     case("update-records", "what if nothing can be counted, or what was is lost?", update::records),
-    case(
-        "update-cut-writes",
-        "is there a whole image to boot, the old or the new, after each write of an update? ($ASHLAR_VM_ROUNDS)",
-        update_cuts::writes,
-    ),
     case("state-cut-seed", "is /var whole after a power cut while it was filled?", cuts::seed),
     case("state-cut-merge", "is /etc whole after a power cut while it was merged?", cuts::merge),
     case(
         "state-cut-writes",
         "is the disk right after each write that a power cut may be the next of?",
         cuts::writes,
+    ),
+    case(
+        "update-cut-writes",
+        "is there a whole image to boot, the old or the new, after each write of an update? ($ASHLAR_VM_ROUNDS)",
+        update_cuts::writes,
     ),
 ];
 

@@ -106,54 +106,46 @@ impl Judge {
         whole(&path, digest)?;
         self.all_whole(at)?;
         if let Some(state) = &state {
-            self.counted(at, state, digest)?;
+            counted(at, state, digest)?;
         }
         Ok(Found { name, state, is_torn, was_repaired: false })
     }
 
-    /// The boot was counted before anything was chosen, and what was chosen is what the record asks for.
-    fn counted(&self, at: &Path, before: &State, chosen: Digest) -> Result<()> {
-        let mut expected = before.clone();
-        let trial = match expected.begin_boot() {
-            Attempt::Trial(trial) => Some(trial.image),
-            Attempt::GivenUp(_) | Attempt::Default => None,
-        };
-        if expected.order_from(trial).first() != Some(&chosen) {
-            return failed(format!("{chosen} would be booted; the record says {before:?}"));
-        }
-        let book = Book::read(at);
-        if *book.state() != expected || !book.is_known() {
-            return failed(format!("the boot left {:?}, not {expected:?}", book.state()));
-        }
-        Ok(())
-    }
-
-    /// Whatever bears an image's name is the image, to the last byte.
+    /// Whatever bears an image's name is that image, to the last byte.
     fn all_whole(&self, at: &Path) -> Result<()> {
         let named = self
             .images
             .iter()
-            .map(|(_, digest, path)| (vec![at.join(format!("images/{digest}.img"))], path));
-        let single = [at.join("root.img"), at.join("root.img.prev"), at.join("images/one.img")];
-        for (paths, image) in named {
-            for path in paths.iter().filter(|path| path.exists()) {
-                if read(path)? != read(image)? {
-                    return failed(format!("{} is not whole", path.display()));
-                }
-            }
-        }
-        for path in single.iter().filter(|path| path.exists()) {
-            let bytes = read(path)?;
-            let mut is_one = false;
-            for (.., image) in &self.images {
-                is_one |= bytes == read(image)?;
-            }
-            if !is_one {
+            .map(|(_, digest, image)| (at.join(format!("images/{digest}.img")), vec![image]));
+        let all: Vec<&PathBuf> = self.images.iter().map(|(.., image)| image).collect();
+        let others = ["root.img", "root.img.prev", "images/one.img"];
+        let others = others.into_iter().map(|name| (at.join(name), all.clone()));
+        for (path, images) in named.chain(others).filter(|(path, _)| path.exists()) {
+            let bytes = read(&path)?;
+            let is = |image: &&PathBuf| fs::read(image).is_ok_and(|expected| expected == bytes);
+            if !images.iter().any(is) {
                 return failed(format!("{} is not whole", path.display()));
             }
         }
         Ok(())
     }
+}
+
+/// The boot was counted before anything was chosen, and what was chosen is what the record asks for.
+fn counted(at: &Path, before: &State, chosen: Digest) -> Result<()> {
+    let mut expected = before.clone();
+    let trial = match expected.begin_boot() {
+        Attempt::Trial(trial) => Some(trial.image),
+        Attempt::GivenUp(_) | Attempt::Default => None,
+    };
+    if expected.order_from(trial).first() != Some(&chosen) {
+        return failed(format!("{chosen} would be booted; the record says {before:?}"));
+    }
+    let book = Book::read(at);
+    if *book.state() != expected || !book.is_known() {
+        return failed(format!("the boot left {:?}, not {expected:?}", book.state()));
+    }
+    Ok(())
 }
 
 /// Holds that an image is whole.

@@ -1,10 +1,11 @@
 //! Is there a whole image to boot, the old one or the new one, whenever the power fails? Each write of an update is noted, the
 //! disk made as it may be after any of them, and looked at; from some of these disks a machine boots.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::path::PathBuf;
 
+use ashlarfs::Digest;
 use ashlarfs::boot::choose::Keys;
 use ashlarfs::update::state::State;
 
@@ -65,7 +66,7 @@ impl Tally {
 
     fn say(&self, what: &str) {
         println!(
-            "    {what}: {} states ({} prefixes, {} subsets, {} reordered, {} torn), {} booted; {} needed fsck",
+            "    {what}: {} states ({} prefixes, {} subsets, {} reordered, {} torn), {} booted; {} repaired first",
             self.states(),
             self.prefixes,
             self.subsets,
@@ -95,7 +96,7 @@ pub(super) fn writes(bench: &Bench<'_>) -> Result<()> {
 /// A machine with images, and a record of what is on trial.
 fn slots(bench: &Bench<'_>, file_system: FileSystem) -> Result<Tally> {
     let mut cut = Cut::new(bench, file_system, false)?;
-    let digest = cut.judge.images[1].1;
+    let digest = cut.new_digest()?;
     let events = [
         Event {
             name: "install",
@@ -126,7 +127,7 @@ fn slots(bench: &Bench<'_>, file_system: FileSystem) -> Result<Tally> {
 /// A machine with `root.img`.
 fn single(bench: &Bench<'_>) -> Result<Tally> {
     let mut cut = Cut::new(bench, FileSystem::Ext4, true)?;
-    let digest = cut.judge.images[1].1;
+    let digest = cut.new_digest()?;
     let events = [
         Event {
             name: "install",
@@ -211,6 +212,14 @@ impl<'a> Cut<'a> {
         })
     }
 
+    /// The image that is installed.
+    fn new_digest(&self) -> Result<Digest> {
+        match self.judge.images.last() {
+            Some((_, digest, _)) => Ok(*digest),
+            None => failed("there are no images"),
+        }
+    }
+
     /// Lets it happen, and looks at what the power may have left of it.
     fn event(&mut self, event: &Event, chances: u32, boots: usize) -> Result<Tally> {
         let disk = self.machine.scene.disk()?.to_owned();
@@ -233,21 +242,20 @@ impl<'a> Cut<'a> {
             state
         });
         let legal = [first, counted, last];
-        let (states, mut tally) = all_states(&log, chances);
+        let (moments, mut tally) = all_moments(&log, chances);
         let mut seen = Vec::new();
-        for (until, fate, reached) in &states {
-            let found =
-                self.look(&log, reached).and_then(|found| judged(event, &legal, found)).map_err(
-                    |stop| stop.at(format!("after {until} of {} writes, {fate:?}", log.len())),
-                )?;
+        for moment in moments {
+            let found = self
+                .look(&log, &moment.reached)
+                .and_then(|found| judged(event, &legal, found))
+                .map_err(|stop| stop.at(format!("{} of {}", moment.shown(), log.len())))?;
             tally.repaired += usize::from(found.was_repaired);
-            seen.push(found);
+            seen.push((moment, found));
         }
         self.all_seen(event, &legal, &seen)?;
-        for nth in to_boot(&seen, boots) {
-            let ((until, fate, reached), found) = (&states[nth], &seen[nth]);
-            self.boot(&log, reached, found)
-                .map_err(|stop| stop.at(format!("after {until} writes, {fate:?}, booted")))?;
+        for (moment, found) in to_boot(&seen, boots) {
+            self.boot(&log, &moment.reached, found)
+                .map_err(|stop| stop.at(format!("{}, booted", moment.shown())))?;
             tally.boots += 1;
         }
         copy_sparse(&self.after, &disk)?;
@@ -271,15 +279,20 @@ impl<'a> Cut<'a> {
     }
 
     /// The moments tell of before and after: otherwise nothing of interest was looked at.
-    fn all_seen(&self, event: &Event, legal: &[Option<State>; 3], seen: &[Found]) -> Result<()> {
+    fn all_seen(
+        &self,
+        event: &Event,
+        legal: &[Option<State>; 3],
+        seen: &[(Moment, Found)],
+    ) -> Result<()> {
         for name in event.names {
-            if !seen.iter().any(|found| found.name == *name) {
+            if !seen.iter().any(|(_, found)| found.name == *name) {
                 return failed(format!("no state boots {name}"));
             }
         }
         let [first, _, last] = legal;
         for state in [first, last] {
-            if !self.is_single && !seen.iter().any(|found| found.state == *state) {
+            if !self.is_single && !seen.iter().any(|(_, found)| found.state == *state) {
                 return failed(format!("no state remembers {state:?}"));
             }
         }
@@ -298,18 +311,35 @@ fn judged(event: &Event, legal: &[Option<State>; 3], found: Found) -> Result<Fou
     Ok(found)
 }
 
-/// After each write, and by chance. None twice.
-fn all_states(log: &Log, chances: u32) -> (Vec<(usize, Fate, Reached)>, Tally) {
-    let mut known = HashSet::new();
-    let mut states = Vec::new();
-    let mut tally = Tally::default();
-    for until in 0..=log.len() {
-        let reached = log.after(until, Fate::All);
-        if known.insert(reached.clone()) {
-            states.push((until, Fate::All, reached));
-            tally.prefixes += 1;
-        }
+/// When the power fails, and what of the writes is on the disk then.
+struct Moment {
+    until: usize,
+    fate: Fate,
+    reached: Reached,
+}
+
+impl Moment {
+    fn shown(&self) -> String {
+        format!("after {} writes, {:?},", self.until, self.fate)
     }
+}
+
+/// After each write, and by chance. None twice.
+fn all_moments(log: &Log, chances: u32) -> (Vec<Moment>, Tally) {
+    let mut known = HashSet::new();
+    let mut moments = Vec::new();
+    let mut add = |until, fate| {
+        let reached = log.after(until, fate);
+        let is_new = known.insert(reached.clone());
+        if is_new {
+            moments.push(Moment { until, fate, reached });
+        }
+        usize::from(is_new)
+    };
+    let mut tally = Tally {
+        prefixes: (0..=log.len()).map(|until| add(until, Fate::All)).sum(),
+        ..Tally::default()
+    };
     let kinds: [fn(u64) -> Fate; 3] = [Fate::Some, Fate::Reordered, Fate::Torn];
     let counts = [&mut tally.subsets, &mut tally.reordered, &mut tally.torn];
     for (fate, count) in kinds.into_iter().zip(counts) {
@@ -317,31 +347,29 @@ fn all_states(log: &Log, chances: u32) -> (Vec<(usize, Fate, Reached)>, Tally) {
         for seed in 0..u64::from(chances) * 20 {
             let place =
                 usize::try_from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20).unwrap_or(0);
-            let until = place % (log.len() + 1);
-            let reached = log.after(until, fate(seed));
-            if *count < usize::try_from(chances).unwrap_or(0) && known.insert(reached.clone()) {
-                states.push((until, fate(seed), reached));
-                *count += 1;
+            if *count < usize::try_from(chances).unwrap_or(0) {
+                *count += add(place % (log.len() + 1), fate(seed));
             }
         }
     }
-    states.sort_by_key(|(until, ..)| *until);
-    (states, tally)
+    moments.sort_by_key(|moment| moment.until);
+    (moments, tally)
 }
 
-/// Which of the states are booted: those around each change of what is remembered, and others far apart.
-fn to_boot(seen: &[Found], count: usize) -> Vec<usize> {
-    let changes = (1..seen.len()).filter(|at| {
-        seen[*at].state != seen[*at - 1].state || seen[*at].name != seen[*at - 1].name
-    });
-    let around = changes.take(1).flat_map(|at| [at - 1, at]);
+/// Which of the states are booted: those around the first change of what is remembered, one with a torn record, and others
+/// far apart.
+fn to_boot(seen: &[(Moment, Found)], count: usize) -> Vec<&(Moment, Found)> {
+    let is_same = |one: &Found, other: &Found| one.state == other.state && one.name == other.name;
+    let change = seen.array_windows().position(|[(_, one), (_, other)]| !is_same(one, other));
+    let around = change.into_iter().flat_map(|at| [at, at + 1]);
+    let torn = seen.iter().position(|(_, found)| found.is_torn);
     let apart = (0..count).map(|nth| (2 * nth + 1) * seen.len() / (2 * count));
-    let torn = (0..seen.len()).filter(|at| seen[*at].is_torn);
-    let mut chosen: Vec<usize> = Vec::new();
-    for at in around.chain(torn.take(1)).chain(apart).chain(0..seen.len()) {
-        if chosen.len() < count && !seen[at].was_repaired && !chosen.contains(&at) {
-            chosen.push(at);
+    let mut chosen = BTreeSet::new();
+    for at in around.chain(torn).chain(apart).chain(0..seen.len()) {
+        let can = seen.get(at).is_some_and(|(_, found)| !found.was_repaired);
+        if can && chosen.len() < count {
+            chosen.insert(at);
         }
     }
-    chosen
+    chosen.into_iter().filter_map(|at| seen.get(at)).collect()
 }
