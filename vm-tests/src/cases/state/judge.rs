@@ -35,6 +35,8 @@ pub(super) struct Judge {
 pub(super) struct Found {
     /// What would be booted.
     pub(super) name: &'static str,
+    /// Where it is on the disk.
+    pub(super) path: PathBuf,
     /// What was remembered, if anything.
     pub(super) state: Option<State>,
     /// Whether a boot record was there and torn.
@@ -108,7 +110,8 @@ impl Judge {
         if let Some(state) = &state {
             counted(at, state, digest)?;
         }
-        Ok(Found { name, state, is_torn, was_repaired: false })
+        let path = path.strip_prefix(at).unwrap_or(&path).to_owned();
+        Ok(Found { name, path, state, is_torn, was_repaired: false })
     }
 
     /// Whatever bears an image's name is that image, to the last byte.

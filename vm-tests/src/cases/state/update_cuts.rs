@@ -14,7 +14,7 @@ use super::machine::Machine;
 use crate::bench::{Bench, rounds};
 use crate::disk::FileSystem;
 use crate::mounted::{self, Mounted};
-use crate::outcome::{Doing, Result, failed};
+use crate::outcome::{Doing, Result, Stop, failed};
 use crate::qemu::Writes;
 use crate::writes::{Fate, Log, Reached};
 
@@ -253,6 +253,7 @@ impl<'a> Cut<'a> {
             seen.push((moment, found));
         }
         self.all_seen(event, &legal, &seen)?;
+        self.would_notice()?;
         for (moment, found) in to_boot(&seen, boots) {
             self.boot(&log, &moment.reached, found)
                 .map_err(|stop| stop.at(format!("{}, booted", moment.shown())))?;
@@ -260,6 +261,26 @@ impl<'a> Cut<'a> {
         }
         copy_sparse(&self.after, &disk)?;
         Ok(tally)
+    }
+
+    /// One byte of what would be booted is another one: that must be seen, or nothing was.
+    fn would_notice(&self) -> Result<()> {
+        copy_sparse(&self.after, &self.maybe)?;
+        let name = self.judge.found(&self.maybe)?.path;
+        let mounted =
+            Mounted::disk(self.judge.file_system, &self.maybe, &self.judge.memory.join("mnt"))?;
+        let path = mounted.at().join(name);
+        let mut bytes = fs::read(&path).doing("cannot read an image")?;
+        let middle = bytes.len() / 2;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte ^= 1;
+        }
+        fs::write(&path, bytes).doing("cannot write an image")?;
+        mounted.end()?;
+        match self.judge.found(&self.maybe) {
+            Err(Stop::Failed(_)) => Ok(()),
+            other => failed(format!("an image that is damaged is as good as whole: {other:?}")),
+        }
     }
 
     fn look(&self, log: &Log, reached: &Reached) -> Result<Found> {
