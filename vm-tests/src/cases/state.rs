@@ -19,7 +19,7 @@ use crate::outcome::Result;
 pub(crate) const CASES: &[Case] = &[
     Case {
         name: "state-modes",
-        asks: "is all kept that shall be, and nothing else? (all cases of this kind)",
+        asks: "is all kept that shall be, and nothing else? (all cases of this kind but update-cut-writes)",
         quick: false,
         run: all,
     },
@@ -78,9 +78,9 @@ const fn case(name: &'static str, asks: &'static str, run: fn(&Bench<'_>) -> Res
     Case { name, asks, quick: false, run }
 }
 
-/// Runs all others of this kind, each in a directory of its own.
+/// Runs all others of this kind, each in a directory of its own; but not the one that takes as long as all of them, and needs root.
 fn all(bench: &Bench<'_>) -> Result<()> {
-    for case in CASES.iter().skip(1) {
+    for case in CASES.iter().skip(1).filter(|case| case.name != "update-cut-writes") {
         let inner = bench.inner(case.name)?;
         (case.run)(&inner).map_err(|stop| stop.at(case.name))?;
     }

@@ -19,7 +19,7 @@ use crate::qemu::Writes;
 use crate::writes::{Fate, Log, Reached};
 
 /// So many states are made of each event by each kind of chance, besides those after each write.
-const CHANCES: u32 = 40;
+const CHANCES: u32 = 30;
 /// So many states of each event are booted, and of each event where there is one image only.
 const BOOTS: usize = 4;
 const BOOTS_SINGLE: usize = 2;
@@ -46,6 +46,9 @@ struct Tally {
     subsets: usize,
     reordered: usize,
     torn: usize,
+    /// With a boot record of which only a part is there.
+    records: usize,
+    /// Where mounting was not enough.
     repaired: usize,
     boots: usize,
 }
@@ -60,19 +63,22 @@ impl Tally {
         self.subsets += other.subsets;
         self.reordered += other.reordered;
         self.torn += other.torn;
+        self.records += other.records;
         self.repaired += other.repaired;
         self.boots += other.boots;
     }
 
     fn say(&self, what: &str) {
         println!(
-            "    {what}: {} states ({} prefixes, {} subsets, {} reordered, {} torn), {} booted; {} repaired first",
+            "    {what}: {} states ({} prefixes, {} subsets, {} reordered, {} torn), {} booted; \
+             {} with a torn record, {} repaired first",
             self.states(),
             self.prefixes,
             self.subsets,
             self.reordered,
             self.torn,
             self.boots,
+            self.records,
             self.repaired
         );
     }
@@ -250,6 +256,7 @@ impl<'a> Cut<'a> {
                 .and_then(|found| judged(event, &legal, found))
                 .map_err(|stop| stop.at(format!("{} of {}", moment.shown(), log.len())))?;
             tally.repaired += usize::from(found.was_repaired);
+            tally.records += usize::from(found.is_torn);
             seen.push((moment, found));
         }
         self.all_seen(event, &legal, &seen)?;
