@@ -19,7 +19,7 @@ use crate::qemu::Writes;
 use crate::writes::{Fate, Log, Reached};
 
 /// So many states are made of each event by each kind of chance, besides those after each write.
-const CHANCES: u32 = 30;
+const CHANCES: u32 = 36;
 /// So many states of each event are booted, and of each event where there is one image only.
 const BOOTS: usize = 4;
 const BOOTS_SINGLE: usize = 2;
