@@ -30,7 +30,7 @@ until [ -b /dev/nvme0n1 ]; do
     [ $tries -lt 100 ] || give_up "fail no disk"
     sleep 0.1
 done
-mount -t ext4 -o "$(argument data rw)" /dev/nvme0n1 /newroot || give_up "fail mount"
+mount -t "$(argument fs ext4)" -o "$(argument data rw)" /dev/nvme0n1 /newroot || give_up "fail mount"
 
 if [ "$(argument shell no)" = initramfs ]; then
     setsid cttyhack sh

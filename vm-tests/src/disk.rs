@@ -1,4 +1,4 @@
-//! What is on the disk? An ext4 filesystem made from a directory, without mounting it.
+//! What is on the disk? An ext4 filesystem, or one of btrfs, made from a directory, without mounting it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,6 +6,54 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::outcome::{Doing, Result, failed, run};
+
+/// What the data partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileSystem {
+    /// The one of most cases.
+    Ext4,
+    /// The one that writes nothing in place, and is a module of the kernels here.
+    Btrfs,
+}
+
+impl FileSystem {
+    /// What `mount -t` calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            FileSystem::Ext4 => "ext4",
+            FileSystem::Btrfs => "btrfs",
+        }
+    }
+
+    /// The modules that it needs, dependencies first.
+    pub(crate) fn modules(self) -> &'static [&'static str] {
+        match self {
+            FileSystem::Ext4 => &["fuse", "overlay"],
+            FileSystem::Btrfs => &["fuse", "overlay", "libcrc32c", "xor", "raid6_pq", "btrfs"],
+        }
+    }
+}
+
+/// The same as [`make`] with btrfs, as its own `mkfs` makes it.
+pub(crate) fn make_btrfs(directory: &Path, disk: &Path, size: &str) -> Result<()> {
+    run(Command::new("truncate").args(["-s", size]).arg(disk))?;
+    let mut command = Command::new("mkfs.btrfs");
+    command.args(["-q", "-f", "-L", "data", "--rootdir"]);
+    run(command.arg(directory).arg(disk).env("PATH", path()))?;
+    Ok(())
+}
+
+/// Holds that the filesystem is whole; see [`check`].
+pub(crate) fn check_as(file_system: FileSystem, disk: &Path) -> Result<()> {
+    match file_system {
+        FileSystem::Ext4 => check(disk),
+        FileSystem::Btrfs => {
+            let mut command = Command::new("btrfs");
+            command.args(["check", "--readonly"]).arg(disk).env("PATH", path());
+            run(&mut command).map(drop)
+        }
+    }
+}
 
 /// Makes a data partition of `size` (as mkfs takes it: `64M`) from all that lies in a directory.
 pub(crate) fn make(directory: &Path, disk: &Path, size: &str) -> Result<()> {

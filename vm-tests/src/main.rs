@@ -14,6 +14,7 @@ mod disk;
 mod initramfs;
 mod kernel;
 mod keys;
+mod mounted;
 mod noise;
 mod outcome;
 mod programs;

@@ -11,7 +11,7 @@ use ashlarfs::fs::file::Place;
 use ashlarfs::{Anchor, Digest, Options};
 
 use crate::bench::Bench;
-use crate::disk;
+use crate::disk::{self, FileSystem};
 use crate::initramfs::Initramfs;
 use crate::kernel::Kernel;
 use crate::keys;
@@ -147,7 +147,9 @@ pub(crate) struct Scene<'a> {
     pub keys: Vec<(String, Vec<u8>)>,
     /// Further files in the initramfs, which may be programs.
     pub more: Vec<(String, Vec<u8>)>,
-    /// Kernel modules in the initramfs, where they are modules.
+    /// The file system of the data partition.
+    pub file_system: FileSystem,
+    /// Kernel modules in the initramfs, where they are modules, in the order in which they are loaded.
     pub modules: &'static [&'static str],
     /// What becomes of what is written to the disk.
     pub writes: Writes,
@@ -176,6 +178,7 @@ impl<'a> Scene<'a> {
             ashlar: bench.programs.ashlar()?.to_owned(),
             keys: Vec::new(),
             more: Vec::new(),
+            file_system: FileSystem::Ext4,
             modules: &["fuse", "overlay"],
             writes: Writes::Kept,
             size: "128M",
@@ -255,7 +258,9 @@ impl<'a> Scene<'a> {
     ) -> Result<Console> {
         let disk = self.disk()?;
         let shell = if self.bench.wishes.shell { "vm.shell=init" } else { "" };
-        let mut append = format!("vm.case={} {shell} {append}", self.bench.name);
+        let file_system = self.file_system.name();
+        let mut append =
+            format!("vm.case={} vm.fs={file_system} {shell} {append}", self.bench.name);
         let initramfs = self.bench.place.join("initramfs.cpio");
         if self.has_initramfs {
             self.initramfs()?.write(&initramfs)?;
@@ -279,7 +284,7 @@ impl<'a> Scene<'a> {
 
     /// Holds that the data partition is whole, and was left as it should be.
     pub(crate) fn check_disk(&self) -> Result<()> {
-        disk::check(self.disk()?)
+        disk::check_as(self.file_system, self.disk()?)
     }
 
     /// The disk, made of [`Scene::data`] when it is first needed.
@@ -291,7 +296,10 @@ impl<'a> Scene<'a> {
             self.add_trampoline()?;
         }
         let disk = self.bench.place.join("disk.img");
-        disk::make(&self.data, &disk, self.size)?;
+        match self.file_system {
+            FileSystem::Ext4 => disk::make(&self.data, &disk, self.size)?,
+            FileSystem::Btrfs => disk::make_btrfs(&self.data, &disk, self.size)?,
+        }
         Ok(self.disk.get_or_init(|| disk))
     }
 
@@ -331,9 +339,9 @@ impl<'a> Scene<'a> {
         for (path, content) in &self.more {
             archive.file(path, 0o755, content);
         }
-        for module in self.modules {
+        for (number, module) in self.modules.iter().enumerate() {
             if let Some(bytes) = self.kernel.module(module)? {
-                archive.file(&format!("modules/{module}.ko"), 0o644, &bytes);
+                archive.file(&format!("modules/{number}-{module}.ko"), 0o644, &bytes);
             }
         }
         Ok(archive)

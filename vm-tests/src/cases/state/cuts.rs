@@ -13,7 +13,7 @@ use crate::noise::noise;
 use crate::outcome::{Doing, Result, failed, run};
 use crate::qemu::{Console, Writes};
 use crate::tree::Tree;
-use crate::writes::Log;
+use crate::writes::{Fate, Log};
 
 /// How long a machine with a full tree may take.
 const LIMIT: Duration = Duration::from_mins(4);
@@ -183,8 +183,8 @@ fn each_write(
     let moments = log.moments(SOME);
     for (nth, until) in moments.iter().copied().enumerate() {
         Machine::copy_disk(&before, &maybe)?;
-        let seed = u64::try_from(nth).unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        log.apply(&maybe, until, seed)?;
+        let seed = u64::try_from(nth).unwrap_or(0);
+        log.apply(&maybe, &log.after(until, Fate::Some(seed)))?;
         if nth % 16 == 7 {
             Machine::copy_disk(&maybe, &disk)?;
             machine.boot(words, script)?;
