@@ -58,7 +58,12 @@ pub(crate) const CASES: &[Case] = &[
         "does it boot, and lose nothing, when the kernel has no overlayfs?",
         degraded::no_overlayfs,
     ),
-    case("update-trial", "is an image tried, blessed, given up, left and repaired?", update::trial),
+    Case {
+        name: "update-trial",
+        asks: "is an image tried, blessed, given up, left and repaired?",
+        quick: true,
+        run: update::trial,
+    },
     case("update-records", "what if nothing can be counted, or what was is lost?", update::records),
     case("state-cut-seed", "is /var whole after a power cut while it was filled?", cuts::seed),
     case("state-cut-merge", "is /etc whole after a power cut while it was merged?", cuts::merge),
