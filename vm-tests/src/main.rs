@@ -21,6 +21,7 @@ mod qemu;
 mod scene;
 mod tree;
 mod typist;
+mod web;
 mod writes;
 
 use std::path::{Path, PathBuf};
