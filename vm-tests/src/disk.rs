@@ -1,7 +1,7 @@
 //! What is on the disk? An ext4 filesystem, or one of btrfs, made from a directory, without mounting it.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -109,6 +109,25 @@ pub(crate) fn copy_out(disk: &Path, what: &str, to: &Path) -> Result<()> {
 pub(crate) fn copy_file_out(disk: &Path, what: &str, to: &Path) -> Result<()> {
     debugfs(disk, &format!("dump \"{what}\" {}", to.display()))?;
     if to.exists() { Ok(()) } else { failed(format!("there is no {what} on the data partition")) }
+}
+
+/// Flips a bit of a file of it, `offset` bytes behind its beginning, past the filesystem.
+pub(crate) fn flip(disk: &Path, what: &str, offset: u64) -> Result<()> {
+    let header = debugfs(disk, "stats -h")?;
+    let size = header.lines().find_map(|line| line.strip_prefix("Block size:"));
+    let size: u64 = size.unwrap_or_default().trim().parse().doing("what size is a block?")?;
+    let block = debugfs(disk, &format!("bmap \"{what}\" {}", offset / size))?;
+    let block: u64 = block.trim().parse().doing(format!("where is {what}?"))?;
+    if block == 0 {
+        return failed(format!("{what} has a hole there"));
+    }
+    let at = block * size + offset % size;
+    let doing = format!("cannot change {}", disk.display());
+    let file = File::options().read(true).write(true).open(disk).doing(&doing)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).doing(&doing)?;
+    byte[0] ^= 1;
+    file.write_all_at(&byte, at).doing(doing)
 }
 
 fn debugfs(disk: &Path, request: &str) -> Result<String> {

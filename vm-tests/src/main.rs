@@ -22,6 +22,7 @@ mod qemu;
 mod scene;
 mod tree;
 mod typist;
+mod web;
 mod writes;
 
 use std::path::{Path, PathBuf};

@@ -27,14 +27,16 @@ pub(crate) struct Programs {
     shipped: OnceCell<PathBuf>,
     uncured: OnceCell<PathBuf>,
     vm_init: OnceCell<PathBuf>,
+    whole: OnceCell<PathBuf>,
 }
 
 impl Programs {
     /// None are built yet.
     pub(crate) fn new(top: &Path, target: &Path, place: PathBuf) -> Self {
         let (top, target) = (top.to_owned(), target.to_owned());
-        let (shipped, uncured, vm_init) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Programs { top, target, place, shipped, uncured, vm_init }
+        let (shipped, uncured) = (OnceCell::new(), OnceCell::new());
+        let (vm_init, whole) = (OnceCell::new(), OnceCell::new());
+        Programs { top, target, place, shipped, uncured, vm_init, whole }
     }
 
     /// `ashlar` as `cargo boot-binary` makes it.
@@ -61,6 +63,19 @@ impl Programs {
         get_or_try(&self.vm_init, || self.build("vm-init", "vm-init", &[&words[..], &how].concat()))
     }
 
+    /// `ashlar` with all that it can do, a network too. It needs this machine's libraries, or newer ones.
+    pub(crate) fn whole_ashlar(&self) -> Result<&Path> {
+        get_or_try(&self.whole, || {
+            self.cargo(&["build", "--release", "-p", "ashlarfs", "--bin", "ashlar"])?;
+            let copied = self.place.join("ashlar-whole");
+            fs::create_dir_all(&self.place)
+                .doing(format!("cannot make {}", self.place.display()))?;
+            let built = self.target.join("release/ashlar");
+            run(Command::new("strip").arg("-o").args([&copied, &built]))?;
+            Ok(copied)
+        })
+    }
+
     /// This machine's busybox, if it can run where there is nothing else, and the names of what it can do.
     pub(crate) fn busybox() -> Result<(Vec<u8>, Vec<String>)> {
         let path = "/bin/busybox";
@@ -74,13 +89,18 @@ impl Programs {
         Ok((bytes, names.lines().map(str::to_owned).collect()))
     }
 
-    fn build(&self, program: &str, copy: &str, words: &[&str]) -> Result<PathBuf> {
+    fn cargo(&self, words: &[&str]) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         run(Command::new(cargo)
             .arg(words.first().unwrap_or(&"build"))
             .arg("--quiet")
             .args(words.iter().skip(1))
             .current_dir(&self.top))?;
+        Ok(())
+    }
+
+    fn build(&self, program: &str, copy: &str, words: &[&str]) -> Result<PathBuf> {
+        self.cargo(words)?;
         let built = self.target.join(TARGET).join("boot").join(program);
         let copied = self.place.join(copy);
         fs::create_dir_all(&self.place).doing(format!("cannot make {}", self.place.display()))?;

@@ -56,6 +56,8 @@ pub(crate) struct Machine<'a> {
     pub typed: &'a [Answer],
     /// MiB of memory.
     pub memory: u32,
+    /// Whether there is a network card: behind it somebody speaks DHCP, and this machine's own 127.0.0.1 is 10.0.2.2.
+    pub network: bool,
     /// When QEMU is ended by force.
     pub limit: Duration,
     /// Where it is expected to stand still: words on its console, and the time after them that would be ample to go on.
@@ -166,6 +168,10 @@ impl Machine<'_> {
         let (panic, append) = (self.panic, &self.append);
         let append = format!("console=ttyS0 {panic} loglevel=5 printk.devkmsg=on {append}");
         command.arg("-append").arg(append);
+        if self.network {
+            command.args(["-netdev", "user,id=net0"]);
+            command.args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
+        }
         for (number, disk) in self.disks.iter().enumerate() {
             let id = format!("disk{number}");
             let disk = disk.display();
@@ -347,6 +353,7 @@ mod tests {
             panic: PANIC_ENDS,
             typed: &[],
             memory: 0,
+            network: false,
             limit,
             hang,
         };

@@ -113,6 +113,16 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Flips a bit in the first block of a file of an image; returns the number of the block.
 pub(crate) fn damage(path: &Path, digest: Digest, file: &str) -> Result<BlockIndex> {
+    let (block, offset) = first_block(path, digest, file)?;
+    let mut bytes = read(path)?;
+    let byte = usize::try_from(offset).ok().and_then(|at| bytes.get_mut(at));
+    *byte.ok_or(Stop::Failed("the image is too short".to_owned()))? ^= 1;
+    fs::write(path, bytes).doing(format!("cannot write {}", path.display()))?;
+    Ok(block)
+}
+
+/// The block in which a file of an image begins, and where that is in the image.
+pub(crate) fn first_block(path: &Path, digest: Digest, file: &str) -> Result<(BlockIndex, u64)> {
     let doing = format!("cannot look into {}", path.display());
     let tree = ashlarfs::open(path, &Options::new(Anchor::RootDigest(digest))).doing(&doing)?;
     let index = tree.resolve(file.as_bytes()).doing(&doing)?;
@@ -125,12 +135,7 @@ pub(crate) fn damage(path: &Path, digest: Digest, file: &str) -> Result<BlockInd
         Place::Tail { block, .. } => block,
         Place::Hole => return failed(format!("{file} starts with a hole")),
     };
-    let offset = tree.store().entry(block).doing(&doing)?.offset;
-    let mut bytes = read(path)?;
-    let byte = usize::try_from(offset).ok().and_then(|at| bytes.get_mut(at));
-    *byte.ok_or(Stop::Failed("the image is too short".to_owned()))? ^= 1;
-    fs::write(path, bytes).doing(doing)?;
-    Ok(block)
+    Ok((block, tree.store().entry(block).doing(&doing)?.offset))
 }
 
 /// A machine of which a case changes what it likes before it boots.
@@ -277,6 +282,7 @@ impl<'a> Scene<'a> {
             panic: self.panic,
             typed: self.typed,
             memory: 1024,
+            network: false,
             limit: self.limit,
             hang,
         })

@@ -4,6 +4,7 @@
 mod machine;
 mod refused;
 mod storm;
+mod update;
 mod usage;
 
 use self::machine::{By, Debian};
@@ -90,6 +91,12 @@ pub(crate) const CASES: &[Case] = &[
         asks: "does the same boot take an older image when the first one is damaged?",
         quick: false,
         run: refused::fallback,
+    },
+    Case {
+        name: "debian-update",
+        asks: "does it update itself over HTTP, and leave by itself what is not healthy?",
+        quick: false,
+        run: update::updates,
     },
 ];
 

@@ -97,6 +97,7 @@ impl<'a> Contest<'a> {
             panic: PANIC_ENDS,
             typed: &[],
             memory: 1024,
+            network: false,
             limit: LIMIT,
             hang: None,
         })

@@ -50,7 +50,8 @@ pub(super) struct Debian<'a> {
     /// Signs what the initrds trust.
     pub secret_key: PathBuf,
     public_key: PathBuf,
-    image: PathBuf,
+    /// The image.
+    pub image: PathBuf,
     digest: Digest,
 }
 
@@ -69,7 +70,7 @@ impl<'a> Debian<'a> {
             keys::generate(&secret_key)?;
         }
 
-        let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("support");
+        let support = support();
         let made = run_or_skip(
             Command::new(support.join("debian_initrds.sh"))
                 .env("ASHLAR_TEST_CACHE", bench.cache.parent().unwrap_or(bench.cache))
@@ -151,8 +152,28 @@ impl<'a> Debian<'a> {
         fs::set_permissions(data, fs::Permissions::from_mode(0o755)).doing("cannot change mode")?;
         disk::make(data, &disk, "3G")?;
         fs::remove_dir_all(data).doing(format!("cannot remove {}", data.display()))?;
-        Ok(DebianMachine { bench: self.bench, kernel, initrd, disk })
+        Ok(DebianMachine { bench: self.bench, kernel, initrd, disk, network: false })
     }
+
+    /// Makes the tree of the image once more, for images that differ from it; where it lies, links can be made to its files,
+    /// so whoever changes one must put another in its place.
+    pub(super) fn case_tree(&self, name: &str) -> Result<PathBuf> {
+        let copy = self.tree.with_extension(name);
+        case_tree(&self.tree, &copy)?;
+        Ok(copy)
+    }
+}
+
+fn support() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("support")
+}
+
+/// Makes the tree of which the image is made.
+fn case_tree(tree: &Path, copy: &Path) -> Result<()> {
+    let script = support().join("debian_case_tree.sh");
+    run(Command::new(script).args([tree, copy]).arg("/bin/busybox"))?;
+    let victim = copy.join(VICTIM.trim_start_matches('/'));
+    fs::write(&victim, noise(4242, 200_000)).doing("cannot write a file")
 }
 
 /// Makes the image, unless nothing has changed since it was made.
@@ -180,9 +201,7 @@ fn make_image(support: &Path, tree: &Path, image: &Path, secret_key: &Path) -> R
 
     // Beside the tree, for links are made to its files.
     let copy = tree.with_extension("case");
-    run(Command::new(&script).args([tree, &copy]).arg("/bin/busybox"))?;
-    let victim = copy.join(VICTIM.trim_start_matches('/'));
-    fs::write(&victim, noise(4242, 200_000)).doing("cannot write a file")?;
+    case_tree(tree, &copy)?;
     let mut words = vec!["mkimage".into(), "--quiet".into(), "--root-image".into()];
     words.extend(["-z", "zstd,3", "--sign-key"].map(Into::into));
     words.extend([secret_key, &copy, image].map(|path| path.as_os_str().to_owned()));
@@ -200,7 +219,10 @@ pub(super) struct DebianMachine<'a> {
     bench: &'a Bench<'a>,
     kernel: Kernel,
     initrd: Option<PathBuf>,
-    disk: PathBuf,
+    /// Its disk, the data partition.
+    pub disk: PathBuf,
+    /// Whether it has a network card.
+    pub network: bool,
 }
 
 /// What a boot is to come to, and who is at the console: see [`Machine`].
@@ -279,6 +301,7 @@ impl DebianMachine<'_> {
             panic: attempt.panic,
             typed: attempt.typed,
             memory: 1024,
+            network: self.network,
             limit: LIMIT,
             hang: attempt.hang,
         })
