@@ -219,6 +219,10 @@ impl<'a> Cut<'a> {
     }
 
     /// The image that is installed.
+    fn old_digest(&self) -> Option<Digest> {
+        self.judge.images.first().map(|(_, digest, _)| *digest)
+    }
+
     fn new_digest(&self) -> Result<Digest> {
         match self.judge.images.last() {
             Some((_, digest, _)) => Ok(*digest),
@@ -243,11 +247,15 @@ impl<'a> Cut<'a> {
         if first == last && !self.is_single {
             return failed("it changed nothing");
         }
-        let counted = first.clone().map(|mut state| {
-            state.begin_boot();
-            state
-        });
-        let legal = [first, counted, last];
+        // In between: a boot was counted; or, on a machine that never remembered anything, what it runs is the default.
+        let between = first.clone().map_or_else(
+            || State { default: self.old_digest(), ..State::default() },
+            |mut state| {
+                state.begin_boot();
+                state
+            },
+        );
+        let legal = [first, Some(between), last];
         let (moments, mut tally) = all_moments(&log, chances);
         let mut seen = Vec::new();
         for moment in moments {
