@@ -150,7 +150,7 @@ fn damage(it: &mut Updated<'_>) -> Result<()> {
         "ashlar.slot=previous",
         &format!(
             "{}{}\nhas /run/status '\"tries_left\":1'",
-            runs("one", "fallback"),
+            runs("two", "default"),
             zeros("$three")
         ),
     )?;
