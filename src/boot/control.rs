@@ -57,6 +57,14 @@ pub fn is_named() -> bool {
     report().is_some_and(|report| report.get("slot").is_some_and(|slot| slot == "command-line"))
 }
 
+/// The images that were added to the root of this system, as they were named.
+pub fn extensions() -> Vec<String> {
+    let report = report().unwrap_or_default();
+    let lists = ["extension", "extension-override"].map(|key| report.get(key)?.as_array().cloned());
+    let names = lists.into_iter().flatten().flatten();
+    names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
 /// Where the data partition of this system is, and which image runs, if it was booted from one.
 pub fn running() -> Option<(PathBuf, Digest)> {
     let report = report()?;

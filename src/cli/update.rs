@@ -11,7 +11,6 @@ mod progress;
 mod source;
 mod status;
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -269,10 +268,9 @@ fn mark_bad(args: &MarkBadArgs, target: &Target) -> Outcome {
 }
 
 fn collect_garbage(args: &GcArgs, target: &Target) -> Outcome {
-    // Whatever names an image wants it: extensions of the running system, the kernel command line.
-    let named = ["/proc/cmdline", crate::boot::report::REPORT]
-        .map(|path| std::fs::read(path).unwrap_or_default());
-    let mut also: BTreeSet<Digest> = named.iter().flat_map(|text| keep::digests_in(text)).collect();
+    // Whatever names an image wants it: the kernel command line, and what was added to the running system.
+    let mut also = keep::digests_in(&std::fs::read("/proc/cmdline").unwrap_or_default());
+    also.extend(keep::digests_in(control::extensions().join(" ").as_bytes()));
     also.extend(target.booted);
     let garbage = keep::collect_garbage(&target.place, &also, args.dry_run)?;
     for path in &garbage.paths {
