@@ -11,6 +11,7 @@ mod progress;
 mod source;
 mod status;
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -269,7 +270,12 @@ fn mark_bad(args: &MarkBadArgs, target: &Target) -> Outcome {
 
 fn collect_garbage(args: &GcArgs, target: &Target) -> Outcome {
     // Whatever names an image wants it: the kernel command line, and what was added to the running system.
-    let mut also = keep::digests_in(&std::fs::read("/proc/cmdline").unwrap_or_default());
+    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let words = cmdline
+        .split_whitespace()
+        .filter(|word| word.trim_start_matches('"').starts_with("ashlar"));
+    let mut also: BTreeSet<Digest> =
+        words.flat_map(|word| keep::digests_in(word.as_bytes())).collect();
     also.extend(keep::digests_in(control::extensions().join(" ").as_bytes()));
     also.extend(target.booted);
     let garbage = keep::collect_garbage(&target.place, &also, args.dry_run)?;
