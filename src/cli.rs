@@ -122,9 +122,8 @@ impl TrustArgs {
         let mut options = Options::new(anchor);
         let mut signatures = self.signature.clone();
         if signatures.is_empty() && !self.key.is_empty() {
-            let mut beside = image.as_os_str().to_owned();
-            beside.push(".minisig");
-            signatures.extend(Some(PathBuf::from(beside)).filter(|path| path.exists()));
+            let beside = trust::signature_beside(image);
+            signatures.extend(Some(beside).filter(|path| path.exists()));
         }
         for path in signatures {
             options.detached_signatures.push(trust::read_signature(&path)?);

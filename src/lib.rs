@@ -41,6 +41,7 @@ pub mod image;
 pub mod integration;
 pub mod lint;
 pub mod manifest;
+mod power;
 pub mod state;
 pub mod store;
 pub mod trust;

@@ -1,6 +1,6 @@
 //! Who vouches for it? Keys and signatures become a root digest here; from then on only the digest counts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use minisign_verify::{PublicKey, Signature};
 
@@ -77,6 +77,16 @@ pub(crate) fn describe_signature(text: &str) -> Result<(String, String), String>
     let raw = key_file_bytes(text).unwrap_or_default();
     let id = raw.get(2..10).ok_or("it names no key")?;
     Ok((key_id(id), signature.trusted_comment().to_owned()))
+}
+
+/// What ends the name of a signature beside an image, or beside anything else that is signed.
+pub const SIGNATURE_SUFFIX: &str = ".minisig";
+
+/// Where the signature beside a file is.
+pub fn signature_beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(SIGNATURE_SUFFIX);
+    PathBuf::from(name)
 }
 
 /// Reads a detached signature file.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("format", &[]),
     ("error", &["format"]),
+    ("power", &[]),
     ("image", &["format", "error"]),
     ("store", &["image", "format", "error"]),
     ("trust", &["store", "image", "format", "error"]),
@@ -16,9 +17,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("extract", &["fs", "format", "error"]),
     ("diff", &["fs", "store", "format", "error"]),
     ("manifest", &["fs", "store", "format", "error"]),
-    ("update", &["diff", "fs", "store", "trust", "image", "format", "error"]),
+    ("update", &["store", "trust", "image", "power", "format", "error"]),
     ("fuse", &["fs", "store", "format", "error"]),
-    ("state", &["extract", "fs", "format", "error"]),
+    ("state", &["extract", "fs", "power", "format", "error"]),
     ("lint", &["fs", "format", "error"]),
     ("integration", &["error"]),
     (

@@ -104,16 +104,7 @@ impl Machine {
             Some(delta) => Box::new(delta),
             None => Box::new(FileOrigin::open(path)?),
         };
-        let wish = Wish {
-            anchor,
-            signatures: Vec::new(),
-            allow_downgrade: false,
-            allow_bad: false,
-            tries: Some(3),
-            booted: None,
-            seeds: Vec::new(),
-            progress: &|_, _, _| {},
-        };
+        let wish = Wish::new(anchor);
         install(&self.place, &*origin, &wish)
     }
 

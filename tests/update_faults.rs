@@ -156,16 +156,7 @@ impl Machine {
         progress: &(dyn Fn(Step) + Sync),
     ) -> Result<Installed, Failed> {
         let anchor = Anchor::RootDigest(digest(version).parse().unwrap());
-        let wish = Wish {
-            anchor: &anchor,
-            signatures: Vec::new(),
-            allow_downgrade: false,
-            allow_bad: false,
-            tries: Some(3),
-            booted: None,
-            seeds: Vec::new(),
-            progress: &|step, _, _| progress(step),
-        };
+        let wish = Wish { progress: &|step, _, _| progress(step), ..Wish::new(&anchor) };
         let origin = FileOrigin::open(&path(&format!("{version}.img")))?;
         install(&Place::new(&self.data)?, &origin, &wish)
     }

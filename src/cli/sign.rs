@@ -97,7 +97,7 @@ pub fn run(args: &SignArgs) -> Outcome {
             .hint("what has to be signed is the output of `ashlar inspect --signed-text`"));
     }
     if args.detached {
-        let path = beside(&args.image, ".minisig");
+        let path = trust::signature_beside(&args.image);
         replace(&path, None, &raw.unwrap_or_default(), |_| Ok(()))?;
         eprintln!("ashlar: wrote {}", path.display());
         return Ok(ExitCode::SUCCESS);

@@ -288,6 +288,15 @@ fn collect_garbage(args: &GcArgs, target: &Target) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Writes a file beside its name and renames it: nobody ever reads half of it.
+fn replace(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".tmp");
+    std::fs::write(&draft, content)
+        .and_then(|()| std::fs::rename(&draft, path))
+        .map_err(|err| Failure::new(format!("cannot write {}: {err}", path.display())))
+}
+
 /// Reboots, the way that ends services.
 pub(super) fn reboot_if(wanted: bool) -> Outcome {
     if wanted {

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::shown;
 use crate::error::{Error, Result};
 use crate::format::inode::Kind;
+use crate::power;
 use std::os::unix::ffi::OsStrExt;
 
 const DIRECTORY: OFlags =
@@ -304,45 +305,6 @@ fn open_to_empty(at: impl AsFd, name: &[u8]) -> Result<(OwnedFd, Vec<Vec<u8>>)> 
 }
 
 /// Asked before every change.
-#[cfg(not(test))]
-#[expect(clippy::unnecessary_wraps, reason = "in tests the power may be gone")]
-pub(super) fn step(_doing: &'static str) -> Result<()> {
-    Ok(())
-}
-
-#[cfg(test)]
-pub(super) use power::step;
-
-/// A power cut before any change that is chosen: from then on nothing reaches the disk.
-#[cfg(test)]
-pub(super) mod power {
-    use std::cell::{Cell, RefCell};
-
-    use crate::error::{Error, Result};
-
-    thread_local! {
-        static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
-        static DONE: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
-    }
-
-    /// The power fails after this many more changes, or never.
-    pub(in crate::state) fn cut_after(changes: Option<usize>) {
-        LEFT.set(changes);
-        DONE.take();
-    }
-
-    /// What was done since.
-    pub(in crate::state) fn done() -> Vec<&'static str> {
-        DONE.with_borrow(Clone::clone)
-    }
-
-    pub(in crate::state) fn step(doing: &'static str) -> Result<()> {
-        match LEFT.get() {
-            Some(0) => return Err(Error::io(doing, std::io::Error::other("the power is gone"))),
-            Some(left) => LEFT.set(Some(left - 1)),
-            None => {}
-        }
-        DONE.with_borrow_mut(|done| done.push(doing));
-        Ok(())
-    }
+pub(super) fn step(doing: &'static str) -> Result<()> {
+    power::step(doing).map_err(|err| Error::io(doing, err))
 }

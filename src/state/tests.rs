@@ -6,12 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::disk::power;
 use super::etc::{self, Outcome};
 use super::{overlay, prune, reset, seed};
 use crate::error::Result;
 use crate::fs::Tree;
 use crate::fs::stack::Stack;
+use crate::power;
 
 /// In memory where that is to be had: writing everything down takes no time there.
 fn workplace() -> tempfile::TempDir {

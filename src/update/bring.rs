@@ -35,13 +35,8 @@ pub(super) struct Counts {
 }
 
 /// The digest of what looks like a superblock. It says which image this wants to be, and nothing more.
-pub(crate) fn claimed_digest(origin: &dyn Origin) -> Result<Digest, Failed> {
-    let mut raw = Vec::new();
-    let len = superblock::LEN_ON_DISK.min(origin.len());
-    head::read_again(origin, 0..len, &mut |piece| {
-        raw.extend_from_slice(piece);
-        Ok(())
-    })?;
+pub(super) fn claimed_digest(origin: &dyn Origin) -> Result<Digest, Failed> {
+    let raw = head::read_whole(origin, 0..superblock::LEN_ON_DISK.min(origin.len()))?;
     let is_image = raw.len() >= superblock::LEN && raw.starts_with(&superblock::MAGIC);
     if !is_image {
         let found = raw.first_chunk().copied().unwrap_or_default();

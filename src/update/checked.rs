@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk;
 use super::failed::Failed;
+use super::place::Place;
 use crate::format::digest::Digest;
 
 /// The file, from the data partition.
@@ -46,10 +47,12 @@ pub fn read(data: &Path) -> Notes {
     read().unwrap_or_default()
 }
 
-/// Notes what was found. Images that are gone are forgotten: those of `there` stay.
-pub fn note(data: &Path, image: Digest, checked: Checked, there: &[Digest]) -> Result<(), Failed> {
+/// Notes what was found. Images that are gone are forgotten.
+pub fn note(place: &Place, image: Digest, checked: Checked) -> Result<(), Failed> {
+    let data = place.data();
     let mut notes = read(data);
-    let there: Vec<String> = there.iter().map(Digest::to_string).collect();
+    let there: Vec<String> =
+        place.stored()?.iter().map(|stored| stored.root_digest.to_string()).collect();
     notes.retain(|digest, _| there.contains(digest));
     let before = notes.remove(&image.to_string()).and_then(|before| before.installed_at);
     let installed_at = checked.installed_at.or(before);

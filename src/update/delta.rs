@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::failed::Failed;
-use super::origin::{Origin, PIECE, Trouble};
-use super::place::signature_beside;
-use super::seeds::NO_CACHE;
+use super::origin::{Origin, PIECE, Trouble, pour};
+use super::seeds;
 use super::whole::whole_trailer;
 use crate::error::{Corrupt, Error, Untrusted};
 use crate::format::digest::Digest;
@@ -25,7 +24,7 @@ use crate::format::superblock::{self, Superblock};
 use crate::format::trailer;
 use crate::image::{self, Method, Source};
 use crate::store::{self, Store, proof};
-use crate::trust::{self, Anchor};
+use crate::trust;
 
 /// What a delta begins with.
 pub const MAGIC: [u8; 8] = *b"ASHLDLTA";
@@ -156,14 +155,8 @@ impl<W: Write> Out<'_, W> {
     }
 }
 
-/// Opens an image that says itself what its digest is.
 fn open_image(path: &Path) -> Result<Store, Failed> {
-    let open = || {
-        let source = image::open(path, Method::Pread)?;
-        let digest = trust::root_digest(&*source, &Anchor::Unauthenticated, &[])?;
-        Store::open(source, digest, NO_CACHE)
-    };
-    open().map_err(|err| Failed::about(path.display(), err))
+    seeds::open(path).map_err(|err| Failed::about(path.display(), err))
 }
 
 /// What an image is called, and what its blocks are called, in order of their digests.
@@ -321,20 +314,14 @@ impl Origin for DeltaOrigin {
         range: Range<u64>,
         take: &mut dyn FnMut(&[u8]) -> Result<(), Failed>,
     ) -> Result<(), Trouble> {
-        let mut piece = Vec::new();
         let mut at = range.start;
         while at < range.end {
             let Some((place, there)) = self.gapped.find(at) else {
                 return Err(Trouble::Final(self.lacks()));
             };
-            let len = range.end.saturating_sub(at).min(there).min(PIECE);
-            piece.resize(usize_from_u64(len), 0);
-            self.gapped.source.read_exact_at(&mut piece, place).map_err(|err| {
-                let doing =
-                    format!("cannot read {len} bytes at offset {place} of {}", self.shown());
-                Trouble::Final(Failed::io(doing, err))
-            })?;
-            take(&piece)?;
+            let len = range.end.saturating_sub(at).min(there);
+            let places = place..place.saturating_add(len);
+            pour(&*self.gapped.source, places, &self.path, take)?;
             at = at.saturating_add(len);
         }
         Ok(())
@@ -345,7 +332,7 @@ impl Origin for DeltaOrigin {
     }
 
     fn connections(&self) -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from)
+        super::install::workers()
     }
 
     fn range_len_max(&self) -> u64 {
@@ -353,7 +340,7 @@ impl Origin for DeltaOrigin {
     }
 
     fn signature(&self) -> Option<Vec<u8>> {
-        trust::read_signature(&signature_beside(&self.path)).ok()
+        trust::read_signature(&trust::signature_beside(&self.path)).ok()
     }
 
     fn shown(&self) -> String {

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags};
 
+pub(super) use crate::power::step;
+
 /// The magic number of btrfs (`statfs(2)`).
 const BTRFS: i64 = 0x9123_683e;
 
@@ -69,48 +71,5 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
             fs::remove_file(path)
         }
         removed => removed,
-    }
-}
-
-/// Asked before every change.
-#[cfg(not(test))]
-#[expect(clippy::unnecessary_wraps, reason = "in tests the power may be gone")]
-pub(super) fn step(_doing: &'static str) -> io::Result<()> {
-    Ok(())
-}
-
-#[cfg(test)]
-pub(super) use power::step;
-
-/// A power cut before any change that is chosen: from then on nothing reaches the disk.
-#[cfg(test)]
-pub(super) mod power {
-    use std::cell::{Cell, RefCell};
-    use std::io;
-
-    thread_local! {
-        static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
-        static DONE: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
-    }
-
-    /// The power fails after this many more changes, or never.
-    pub(in crate::update) fn cut_after(changes: Option<usize>) {
-        LEFT.set(changes);
-        DONE.take();
-    }
-
-    /// What was done since.
-    pub(in crate::update) fn done() -> Vec<&'static str> {
-        DONE.with_borrow(Clone::clone)
-    }
-
-    pub(in crate::update) fn step(doing: &'static str) -> io::Result<()> {
-        match LEFT.get() {
-            Some(0) => return Err(io::Error::other("the power is gone")),
-            Some(left) => LEFT.set(Some(left - 1)),
-            None => {}
-        }
-        DONE.with_borrow_mut(|done| done.push(doing));
-        Ok(())
     }
 }

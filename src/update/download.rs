@@ -64,11 +64,7 @@ fn believable_len(origin: &dyn Origin, claimed: Digest, anchor: &Anchor) -> Resu
         let untrusted = Untrusted::Superblock { expected: *expected, found: claimed };
         return Err(about(untrusted.into()));
     }
-    let mut raw = Vec::new();
-    head::read_again(origin, 0..superblock::LEN_ON_DISK.min(origin.len()), &mut |piece| {
-        raw.extend_from_slice(piece);
-        Ok(())
-    })?;
+    let raw = head::read_whole(origin, 0..superblock::LEN_ON_DISK.min(origin.len()))?;
     let raw = raw.first_chunk().ok_or_else(|| about(Error::Invalid))?;
     let says = Superblock::decode(raw).map_err(|defect| about(defect.into()))?;
     if origin.len() < says.image_len {

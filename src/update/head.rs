@@ -112,14 +112,20 @@ struct Pieces {
 
 impl Pieces {
     fn fetch(&mut self, origin: &dyn Origin, range: Range<u64>) -> Result<(), Failed> {
-        let mut raw = Vec::new();
-        read_again(origin, range.clone(), &mut |piece| {
-            raw.extend_from_slice(piece);
-            Ok(())
-        })?;
-        self.pieces.push((range.start, raw));
+        let start = range.start;
+        self.pieces.push((start, read_whole(origin, range)?));
         Ok(())
     }
+}
+
+/// The bytes of a short range.
+pub(super) fn read_whole(origin: &dyn Origin, range: Range<u64>) -> Result<Vec<u8>, Failed> {
+    let mut raw = Vec::new();
+    read_again(origin, range, &mut |piece| {
+        raw.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(raw)
 }
 
 /// So often in a row bytes are asked for of which none come.

@@ -20,9 +20,9 @@ use self::client::{Answer, Client};
 use super::failed::Failed;
 use super::fetch::pause;
 use super::origin::{Origin, Trouble};
-use super::place::SIGNATURE_SUFFIX;
 use crate::format::field::{u64_from_usize, usize_from_u64};
 use crate::format::superblock;
+use crate::trust::SIGNATURE_SUFFIX;
 
 /// Bytes that are fetched to learn what there is: those of the superblock, which are needed anyway.
 const HEAD_LEN: u64 = superblock::LEN_ON_DISK;

@@ -7,14 +7,13 @@
 use std::path::PathBuf;
 
 use super::book::Book;
-pub(crate) use super::bring::claimed_digest;
-use super::bring::{Counts, bring};
+use super::bring::{Counts, bring, claimed_digest};
 use super::failed::Failed;
 use super::head::Head;
 use super::origin::Origin;
 use super::place::{Place, SINGLE};
 use super::single;
-use super::state::{NotPossible, State};
+use super::state::{NotPossible, State, TRIES};
 use super::whole::is_whole_at;
 use crate::format::digest::Digest;
 use crate::image::{self, Method};
@@ -54,6 +53,22 @@ pub struct Wish<'a> {
     pub seeds: Vec<PathBuf>,
     /// Who is told.
     pub progress: Progress<'a>,
+}
+
+impl<'a> Wish<'a> {
+    /// The usual one: an image that somebody vouches for, no older than what was here, on trial; nobody is told.
+    pub fn new(anchor: &'a Anchor) -> Self {
+        Wish {
+            anchor,
+            signatures: Vec::new(),
+            allow_downgrade: false,
+            allow_bad: false,
+            tries: Some(TRIES),
+            booted: None,
+            seeds: Vec::new(),
+            progress: &|_, _, _| {},
+        }
+    }
 }
 
 impl std::fmt::Debug for Wish<'_> {
@@ -100,21 +115,22 @@ pub fn install(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<In
     if !matches!(here, Some((Err(_), _))) {
         refuse_bad(book.state(), claimed, wish)?;
     }
-    let (path, version, was_here) = match here {
-        Some((Ok(version), path)) => {
-            refuse_old(place, &book, version, wish)?;
-            remember_current(&mut book, place, claimed, wish.booted)?;
-            (path, version, true)
-        }
+    let whole = match here {
+        Some((Ok(version), path)) => Some((path, version)),
         Some((Err(err), path)) => {
             tracing::warn!("{} is made again: {err}", path.display());
-            let version = bring(place, origin, claimed, &mut book, wish, &target, &mut counts)?;
-            (target, version, false)
+            None
         }
-        None => {
-            let version = bring(place, origin, claimed, &mut book, wish, &target, &mut counts)?;
-            (target, version, false)
-        }
+        None => None,
+    };
+    let was_here = whole.is_some();
+    let (path, version) = if let Some((path, version)) = whole {
+        refuse_old(place, &book, version, wish)?;
+        remember_current(&mut book, place, claimed, wish.booted)?;
+        (path, version)
+    } else {
+        let version = bring(place, origin, claimed, &mut book, wish, &target, &mut counts)?;
+        (target, version)
     };
     if !is_single {
         remember(&mut book, claimed, version, wish)?;

@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 use super::book::Book;
 use super::disk;
 use super::failed::Failed;
-use super::place::{Lock, Place, Stored, signature_beside};
+use super::place::{Lock, Place, Stored, etc_last};
 use super::single;
 use super::state::{NotPossible, State, Why};
 use crate::format::digest::Digest;
+use crate::trust::signature_beside;
 
 /// Images that stay whatever comes: an empty file each, its name the root digest.
 const PINS: &str = "state/pins";
 /// The file that says which images are added to the root (BOOT.md).
 const CONFIG: &str = "ashlar.toml";
-/// The file that names the image whose `/etc` is carried over to the next one (BOOT.md, "Where changes go").
-const ETC_LAST: &str = "state/etc.last";
 
 /// Changes what is remembered. It is written when it changed. Held by who changes it: the lock.
 fn change<T>(
@@ -65,9 +64,7 @@ pub fn mark_bad(place: &Place, image: Digest, why: Why) -> Result<Option<Digest>
             NotPossible::NoOther => Failed::new(not).hint("install another one first"),
             _ => Failed::from(not),
         })?;
-        if let Some(other) = other.filter(|other| place.find(*other).is_none()) {
-            return Err(missing(other));
-        }
+        other.map(|other| place.expect(other)).transpose()?;
         Ok(other)
     })
 }
@@ -77,11 +74,6 @@ pub fn refuse(place: &Place, image: Digest) -> Result<bool, Failed> {
     change(place, &place.wait_for_lock()?, |state| Ok(state.refuse(image, Why::Damaged)))
 }
 
-fn missing(image: Digest) -> Failed {
-    Failed::new(format_args!("there is no image {image} on the data partition"))
-        .hint("`ashlar update list` names those that are there")
-}
-
 /// Goes back to the image before, or to the one with a digest. Returns what is booted next.
 pub fn roll_back(place: &Place, to: Option<Digest>) -> Result<Digest, Failed> {
     if place.is_single() {
@@ -89,16 +81,12 @@ pub fn roll_back(place: &Place, to: Option<Digest>) -> Result<Digest, Failed> {
         single::recover(place)?;
         return single::roll_back(place);
     }
-    if let Some(to) = to.filter(|to| place.find(*to).is_none()) {
-        return Err(missing(to));
-    }
+    to.map(|to| place.expect(to)).transpose()?;
     change(place, &place.lock()?, |state| {
         let target = state.roll_back(to).map_err(|not| {
             Failed::new(not).hint("`ashlar update list` names what is there, --to takes any of it")
         })?;
-        if place.find(target).is_none() {
-            return Err(missing(target));
-        }
+        place.expect(target)?;
         Ok(target)
     })
 }
@@ -109,10 +97,7 @@ pub fn pin(place: &Place, image: Digest, on: bool) -> Result<(), Failed> {
     let path = place.data().join(PINS).join(image.to_string());
     let directory = path.parent().unwrap_or(place.data());
     let result = if on {
-        if place.find(image).is_none() {
-            return Err(Failed::new(format_args!("there is no image {image}"))
-                .hint("`ashlar update list` names those that are there"));
-        }
+        place.expect(image)?;
         disk::make_directory(directory)
             .and_then(|()| fs::write(&path, ""))
             .and_then(|()| disk::sync_directory(directory))
@@ -161,7 +146,7 @@ pub fn collect_garbage(
     kept.extend(also);
     kept.extend(digests_in(&fs::read(place.data().join(CONFIG)).unwrap_or_default()));
     kept.extend(pins(place));
-    kept.extend(etc_last(place));
+    kept.extend(etc_last(place.data()));
     let stored = place.stored()?;
     // A machine that was never updated boots the newest: all may be needed.
     let is_garbage = |image: &&Stored| {
@@ -207,9 +192,4 @@ impl Garbage {
 pub fn digests_in(text: &[u8]) -> BTreeSet<Digest> {
     let words = text.split(|byte| !byte.is_ascii_hexdigit());
     words.filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok()).collect()
-}
-
-/// The image whose `/etc` was used last: the merge for the next one compares with it.
-fn etc_last(place: &Place) -> Option<Digest> {
-    fs::read_to_string(place.data().join(ETC_LAST)).ok()?.trim().parse().ok()
 }

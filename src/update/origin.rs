@@ -1,14 +1,13 @@
 //! Where does a new image come from? From a place that gives ranges of its bytes, none of which is believed.
 
 use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::failed::Failed;
-use super::place::signature_beside;
+use crate::format::field::usize_from_u64;
 use crate::image::{self, Method, Source};
 use crate::trust;
 
@@ -129,19 +128,7 @@ impl Origin for FileOrigin {
         range: Range<u64>,
         take: &mut dyn FnMut(&[u8]) -> Result<(), Failed>,
     ) -> Result<(), Trouble> {
-        let mut piece = Vec::new();
-        let mut at = range.start;
-        while at < range.end {
-            let len = range.end.saturating_sub(at).min(PIECE);
-            piece.resize(usize::try_from(len).unwrap_or(0), 0);
-            self.source.read_exact_at(&mut piece, at).map_err(|err: io::Error| {
-                let doing = format!("cannot read {len} bytes at offset {at} of {}", self.shown());
-                Trouble::Final(Failed::io(doing, err))
-            })?;
-            take(&piece)?;
-            at = at.saturating_add(len);
-        }
-        Ok(())
+        pour(&*self.source, range, &self.path, take)
     }
 
     fn is_local(&self) -> bool {
@@ -157,10 +144,33 @@ impl Origin for FileOrigin {
     }
 
     fn signature(&self) -> Option<Vec<u8>> {
-        trust::read_signature(&signature_beside(&self.path)).ok()
+        trust::read_signature(&trust::signature_beside(&self.path)).ok()
     }
 
     fn shown(&self) -> String {
         self.path.display().to_string()
     }
+}
+
+/// Hands on the bytes of a range of a file or device.
+pub(super) fn pour(
+    source: &dyn Source,
+    range: Range<u64>,
+    path: &Path,
+    take: &mut dyn FnMut(&[u8]) -> Result<(), Failed>,
+) -> Result<(), Trouble> {
+    let mut piece = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let len = range.end.saturating_sub(at).min(PIECE);
+        piece.resize(usize_from_u64(len), 0);
+        source.read_exact_at(&mut piece, at).map_err(|err| {
+            let path = path.display();
+            let doing = format!("cannot read {len} bytes at offset {at} of {path}");
+            Trouble::Final(Failed::io(doing, err))
+        })?;
+        take(&piece)?;
+        at = at.saturating_add(len);
+    }
+    Ok(())
 }

@@ -26,8 +26,10 @@ const LOCK: &str = "state/update.lock";
 const SUFFIX: &str = ".img";
 /// What ends the name of an image that is not whole yet.
 const PART_SUFFIX: &str = ".part";
-/// What ends the name of a signature beside an image.
-pub const SIGNATURE_SUFFIX: &str = ".minisig";
+/// The file that names the image whose `/etc` is carried over to the next one (BOOT.md, "Where changes go").
+const ETC_LAST: &str = "state/etc.last";
+/// More than is in it.
+const ETC_LAST_LEN_MAX: u64 = 256;
 
 /// A data partition.
 #[derive(Debug, Clone)]
@@ -135,8 +137,8 @@ impl Place {
         for name in [SINGLE, SINGLE_PREVIOUS] {
             found.extend(look(&self.data.join(name)));
         }
-        let mut paths = self.entries(|name| !name.starts_with('.'))?;
-        paths.retain(|path| has_image_suffix(path));
+        let mut paths = entries(&self.images(), |_| true)?;
+        paths.retain(|path| is_image_name(path));
         found.extend(paths.iter().filter_map(|path| look(path)));
         Ok(found)
     }
@@ -149,19 +151,23 @@ impl Place {
         named.or_else(any).map(|stored| stored.path)
     }
 
+    /// The same where it must be there.
+    pub(super) fn expect(&self, root_digest: Digest) -> Result<PathBuf, Failed> {
+        self.find(root_digest).ok_or_else(|| {
+            Failed::new(format_args!("there is no image {root_digest} on the data partition"))
+                .hint("`ashlar update list` names those that are there")
+        })
+    }
+
     /// What is left of images that never became whole.
     pub fn parts(&self) -> Result<Vec<PathBuf>, Failed> {
         let is_part = |name: &str| {
             let digest = name.strip_prefix('.').and_then(|name| name.strip_suffix(PART_SUFFIX));
             digest.is_some_and(|digest| digest.parse::<Digest>().is_ok())
         };
-        let mut parts = self.entries(is_part)?;
+        let mut parts = entries(&self.images(), is_part)?;
         parts.extend(entries(&self.data, is_part)?);
         Ok(parts)
-    }
-
-    fn entries(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, Failed> {
-        entries(&self.images(), wanted)
     }
 }
 
@@ -184,19 +190,23 @@ fn entries(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBu
     Ok(found)
 }
 
-fn has_image_suffix(path: &Path) -> bool {
-    path.extension().is_some_and(|suffix| suffix == "img" || suffix == "ashlar")
+/// Whether a name is that of an image: what ends otherwise (a temporary file, a signature) is none, and what is hidden.
+pub fn is_image_name(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension().is_some_and(|suffix| suffix == "img" || suffix == "ashlar")
 }
 
-/// The signature file beside an image.
-pub fn signature_beside(image: &Path) -> PathBuf {
-    let mut name = image.as_os_str().to_owned();
-    name.push(SIGNATURE_SUFFIX);
-    PathBuf::from(name)
+/// The image whose `/etc` was used last: it has run here, and the merge for the next one compares with it.
+pub fn etc_last(data: &Path) -> Option<Digest> {
+    use std::io::Read;
+    let mut text = String::new();
+    let file = image::open_regular(&data.join(ETC_LAST)).ok()?;
+    file.take(ETC_LAST_LEN_MAX).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
-/// What the superblock of a file says, if it has one.
-pub(super) fn look(path: &Path) -> Option<Stored> {
+/// What the superblock of a file says, if it has one. Nobody vouches for it, and nothing else is looked at.
+pub fn look(path: &Path) -> Option<Stored> {
     if !path.is_file() {
         return None;
     }

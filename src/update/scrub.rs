@@ -54,10 +54,7 @@ pub fn scrub(
     image: Digest,
     progress: &(dyn Fn(Step, u64, u64) + Sync),
 ) -> Result<Scrubbed, Failed> {
-    let path = place.find(image).ok_or_else(|| {
-        Failed::new(format_args!("there is no image {image}"))
-            .hint("`ashlar update list` names those that are there")
-    })?;
+    let path = place.expect(image)?;
     let file = image::open_regular(&path)
         .map_err(|err| Failed::io(format_args!("cannot open {}", path.display()), err))?;
     let again = file.try_clone().and_then(|file| image::from_file(file, Method::Pread));
@@ -68,10 +65,9 @@ pub fn scrub(
 
 /// Notes what was found.
 pub fn note(place: &Place, image: Digest, found: &Scrubbed) -> Result<(), Failed> {
-    let there: Vec<Digest> = place.stored()?.iter().map(|stored| stored.root_digest).collect();
     let Scrubbed { damaged, .. } = *found;
     let note = Checked { time: checked::now(), good: found.is_good(), damaged, installed_at: None };
-    checked::note(place.data(), image, note, &there)
+    checked::note(place, image, note)
 }
 
 fn read_all(

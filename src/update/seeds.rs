@@ -14,6 +14,13 @@ use crate::trust::{self, Anchor};
 /// Nothing is expanded here.
 pub(super) const NO_CACHE: CacheLimits = CacheLimits { data_bytes_max: 0, metadata_bytes_max: 0 };
 
+/// Opens an image that says itself what its digest is. That harms nobody: what is taken from it is held against another image's own.
+pub(super) fn open(path: &Path) -> crate::Result<Store> {
+    let source = image::open(path, Method::Pread)?;
+    let digest = trust::root_digest(&*source, &Anchor::Unauthenticated, &[])?;
+    Store::open(source, digest, NO_CACHE)
+}
+
 /// Blocks of other images.
 #[derive(Debug, Default)]
 pub(super) struct Seeds {
@@ -34,14 +41,11 @@ impl Seeds {
         seeds
     }
 
-    /// The image says itself what its digest is. That harms nobody: what is taken from it is held against the new image's own.
     fn add(&mut self, path: &Path) -> crate::Result<()> {
-        let source = image::open(path, Method::Pread)?;
-        let digest = trust::root_digest(&*source, &Anchor::Unauthenticated, &[])?;
-        if self.images.iter().any(|image| image.root_digest() == digest) {
+        let image = open(path)?;
+        if self.images.iter().any(|other| other.root_digest() == image.root_digest()) {
             return Ok(());
         }
-        let image = Store::open(source, digest, NO_CACHE)?;
         let number = self.images.len();
         let mut block = 0_u32;
         for page in 0..image.superblock().page_count() {

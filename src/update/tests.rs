@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::book::Book;
-use super::disk::power;
 use super::failed::Failed;
 use super::install::{Installed, Wish, install};
 use super::keep;
@@ -13,6 +12,7 @@ use super::origin::FileOrigin;
 use super::place::{Place, SINGLE, SINGLE_PREVIOUS};
 use super::single;
 use crate::format::digest::Digest;
+use crate::power;
 use crate::trust::Anchor;
 use crate::{Options, verify};
 
@@ -73,16 +73,7 @@ impl Images {
         change: impl FnOnce(&mut Wish<'_>),
     ) -> Result<Installed, Failed> {
         let anchor = Anchor::RootDigest(self.digest(version));
-        let mut wish = Wish {
-            anchor: &anchor,
-            signatures: Vec::new(),
-            allow_downgrade: false,
-            allow_bad: false,
-            tries: Some(3),
-            booted: None,
-            seeds: Vec::new(),
-            progress: &|_, _, _| {},
-        };
+        let mut wish = Wish::new(&anchor);
         change(&mut wish);
         install(place, &FileOrigin::open(path)?, &wish)
     }

@@ -10,7 +10,6 @@ use super::head::Head;
 use super::install::{Progress, Step, Wish, workers};
 use super::origin::Origin;
 use super::part::Part;
-use super::place::signature_beside;
 use super::seeds::NO_CACHE;
 use crate::error::{Error, Untrusted};
 use crate::format::digest::Digest;
@@ -25,7 +24,8 @@ use crate::trust::{self, Anchor};
 /// Signatures are those that a boot would find, too.
 pub(super) fn is_whole_at(path: &Path, claimed: Digest, wish: &Wish<'_>) -> Result<u64, Failed> {
     let source = image::open(path, Method::Pread)?;
-    let signatures: Vec<_> = trust::read_signature(&signature_beside(path)).into_iter().collect();
+    let signatures: Vec<_> =
+        trust::read_signature(&trust::signature_beside(path)).into_iter().collect();
     let digest = trust::root_digest(&*source, wish.anchor, &signatures)?;
     if digest != claimed {
         return Err(Error::from(Untrusted::Superblock { expected: claimed, found: digest }).into());

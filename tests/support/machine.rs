@@ -106,16 +106,7 @@ impl Machine {
         anchor: &Anchor,
     ) -> Result<Installed, Failed> {
         let start = Instant::now();
-        let wish = Wish {
-            anchor,
-            signatures: Vec::new(),
-            allow_downgrade: false,
-            allow_bad: false,
-            tries: Some(3),
-            booted: None,
-            seeds: Vec::new(),
-            progress: &|_, _, _| {},
-        };
+        let wish = Wish::new(anchor);
         let installed = install(&Place::new(self.data.path()).unwrap(), origin, &wish);
         match &installed {
             Ok(installed) => {

@@ -42,16 +42,8 @@ pub(super) fn run(args: &CheckArgs, target: &Target) -> Outcome {
 }
 
 fn find(args: &CheckArgs, anchor: &Anchor, target: &Target) -> Result<Offer, Failure> {
-    let wish = Wish {
-        anchor,
-        signatures: args.vouch.signatures()?,
-        allow_downgrade: true,
-        allow_bad: true,
-        tries: None,
-        booted: target.booted,
-        seeds: Vec::new(),
-        progress: &|_, _, _| {},
-    };
+    let signatures = args.vouch.signatures()?;
+    let wish = Wish { signatures, booted: target.booted, ..Wish::new(anchor) };
     if !is_url(&args.source) {
         return Ok(look(&target.place, &*open_file(&args.source)?, &wish)?);
     }

@@ -12,7 +12,6 @@ use super::source::{VouchArgs, is_url, open_file};
 use super::{Target, reboot_if};
 use crate::boot::control;
 use crate::cli::{Failure, Outcome, say};
-use crate::format::digest::Digest;
 #[cfg(feature = "net")]
 use crate::store::proof;
 use crate::trust::Anchor;
@@ -121,12 +120,10 @@ fn describe(installed: &Installed) -> String {
 /// It was read whole just now.
 fn note_checked(target: &Target, installed: &Installed) {
     let Ok(digest) = installed.root_digest.parse() else { return };
-    let stored = target.place.stored().unwrap_or_default();
-    let there: Vec<Digest> = stored.iter().map(|stored| stored.root_digest).collect();
     let now = checked::now();
     let installed_at = (!installed.was_here).then_some(now);
     let note = Checked { time: now, good: true, damaged: 0, installed_at };
-    if let Err(failed) = checked::note(target.place.data(), digest, note, &there) {
+    if let Err(failed) = checked::note(&target.place, digest, note) {
         tracing::warn!("{failed}");
     }
 }

@@ -1,18 +1,17 @@
 //! `ashlar update manifest`: a text that tells machines of a new image, signed by the key that signs images.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
+use super::replace;
 use crate::cli::key::{public_key, read_secret};
 use crate::cli::{Failure, Outcome, say};
 use crate::image::{self, Method};
 use crate::store;
 use crate::trust::{self, Anchor};
 use crate::update::latest::Latest;
-use crate::update::place::signature_beside;
 
 /// Arguments of `ashlar update manifest`.
 #[derive(Debug, Args)]
@@ -63,17 +62,8 @@ pub(super) fn run(args: &ManifestArgs) -> Outcome {
     )
     .map_err(|err| Failure::new(format!("cannot sign: {err}")))?;
     // The signature first: whoever has the new text finds its signature.
-    replace(&signature_beside(&args.output), signature.to_string().as_bytes())?;
+    replace(&trust::signature_beside(&args.output), signature.to_string().as_bytes())?;
     replace(&args.output, text.as_bytes())?;
     say(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes a file beside its name and renames it.
-fn replace(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".tmp");
-    fs::write(&draft, content)
-        .and_then(|()| fs::rename(&draft, path))
-        .map_err(|err| Failure::new(format!("cannot write {}: {err}", path.display())))
 }

@@ -1,14 +1,13 @@
 //! `ashlar update status`: what runs, what is next, and what was given up.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Target, list};
+use super::{Target, list, replace};
 use crate::cli::{Failure, Outcome, say};
 use crate::format::digest::Digest;
 use crate::update::book::Book;
@@ -34,7 +33,7 @@ pub(super) struct StatusArgs {
 pub(super) fn run(args: &StatusArgs, target: &Target) -> Outcome {
     let status = status(target)?;
     if let Some(path) = &args.textfile {
-        write_metrics(path, &(metrics(&status) + &served(target)))?;
+        replace(path, (metrics(&status) + &served(target)).as_bytes())?;
     } else if args.json {
         say(&format!("{status}\n"))?;
     } else {
@@ -220,14 +219,4 @@ fn served(target: &Target) -> String {
             )
         })
         .concat()
-}
-
-/// Nobody ever reads half a file.
-fn write_metrics(path: &Path, text: &str) -> Result<(), Failure> {
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".tmp");
-    let draft = PathBuf::from(draft);
-    fs::write(&draft, text)
-        .and_then(|()| fs::rename(&draft, path))
-        .map_err(|err| Failure::new(format!("cannot write {}: {err}", path.display())))
 }
