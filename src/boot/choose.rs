@@ -13,18 +13,10 @@ use super::data::{CONFIG_IN_ROOT, read_text};
 use super::patience::Patience;
 use super::slots::Slots;
 use crate::format::digest::Digest;
-use crate::format::superblock::Superblock;
-use crate::image;
-use crate::store::read_superblock;
 use crate::trust::{self, Anchor};
+use crate::update::place::{IMAGES, SINGLE, SINGLE_PREVIOUS, is_image_name, look};
 use crate::{Error, Method, Options, Tree};
 
-/// Where images are, on the data partition.
-pub const IMAGES: &str = "images";
-/// The one image of a machine that keeps no more than the one before it (`root.img.prev`).
-pub const SINGLE: &str = "root.img";
-/// What names of images end with; what ends otherwise (a temporary file, a signature) is none.
-const SUFFIXES: [&str; 2] = ["img", "ashlar"];
 /// Most images that are looked at.
 const IMAGES_MAX: usize = 256;
 
@@ -178,7 +170,7 @@ pub fn shown(data: &Path, path: &Path) -> String {
 /// All images, the best first where no record says otherwise: the single one and its predecessor, then the others with the newest first. Each is looked
 /// into, as long as there is patience; behind that, none would be tried.
 fn all(data: &Path, patience: Patience) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = [SINGLE.to_owned(), format!("{SINGLE}.prev")]
+    let mut found: Vec<PathBuf> = [SINGLE, SINGLE_PREVIOUS]
         .into_iter()
         .map(|name| data.join(name))
         .filter(|path| path.is_file())
@@ -200,28 +192,13 @@ fn all(data: &Path, patience: Patience) -> Vec<PathBuf> {
         let Ok(metadata) = path.metadata() else { continue };
         if metadata.is_file() && is_image_name(&path) {
             let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            dated.push((claimed_version(&path), changed, path));
+            // Nobody vouches for the version yet: it only says which is tried first.
+            dated.push((look(&path).map_or(0, |image| image.version), changed, path));
         }
     }
     dated.sort_by(|a, b| b.cmp(a));
     found.extend(dated.into_iter().map(|(_, _, path)| path));
     found
-}
-
-fn is_image_name(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    let suffix = path.extension().and_then(|suffix| suffix.to_str());
-    !hidden && suffix.is_some_and(|suffix| SUFFIXES.contains(&suffix))
-}
-
-/// The version that an image says it has. Nobody vouches for it yet: it only says which is tried first. Nothing but the
-/// superblock is looked at.
-fn claimed_version(path: &Path) -> u64 {
-    let read = || -> Result<Superblock, Error> {
-        let source = image::open(path, Method::Pread)?;
-        Ok(Superblock::decode(&read_superblock(&*source, 0)?.0)?)
-    };
-    read().map_or(0, |superblock| superblock.image_version)
 }
 
 /// The image with a root digest, whoever else vouches for it.
@@ -295,9 +272,7 @@ pub fn open_as(path: &Path, anchor: Anchor) -> Result<Tree, Error> {
     let mut options = Options::new(anchor);
     options.method = Method::Pread;
     if matches!(options.anchor, Anchor::Keys(_)) {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".minisig");
-        let text = read_text(Path::new(&beside)).ok();
+        let text = read_text(&trust::signature_beside(path)).ok();
         options.detached_signatures.extend(text.map(String::into_bytes));
     }
     crate::open(path, &options)

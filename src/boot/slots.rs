@@ -9,7 +9,7 @@ use super::cmdline::{self, BootArgs, Wanted};
 use super::data::{self, Data};
 use crate::format::digest::Digest;
 use crate::update::book::Book;
-use crate::update::place::Place;
+use crate::update::place;
 use crate::update::state::{Attempt, State, Why};
 
 /// Why an image is booted.
@@ -44,7 +44,6 @@ pub struct Slot {
 /// What the record says of this boot.
 #[derive(Debug, Default)]
 pub struct Slots {
-    place: Option<Place>,
     book: Option<Book>,
     /// As it is on the disk, or should be.
     state: State,
@@ -57,14 +56,14 @@ pub struct Slots {
 impl Slots {
     /// Reads the record and counts this boot, unless the kernel command line says which image is meant.
     pub fn begin(data: &Data, args: &BootArgs) -> Slots {
-        let mut slots = Slots { place: Place::new(&data.path).ok(), ..Slots::default() };
-        slots.is_command_line = args.wanted != Wanted::Any;
+        let is_command_line = args.wanted != Wanted::Any;
+        let mut slots = Slots { is_command_line, ..Slots::default() };
         let mut book = Book::read(&data.path);
         if book.is_lost() {
             tracing::error!(
                 "both boot records are damaged: the image whose /etc was used last is booted, or the newest"
             );
-            slots.order = etc_last(&data.path).into_iter().collect();
+            slots.order = place::etc_last(&data.path).into_iter().collect();
             return slots;
         }
         if !book.is_known() {
@@ -75,7 +74,7 @@ impl Slots {
         }
         slots.state = book.state().clone();
         // Who names an image, or asks for another slot, does not try anything.
-        let attempt = if args.slot == cmdline::Slot::Current && !slots.is_command_line {
+        let attempt = if args.slot == cmdline::Slot::Current && !is_command_line {
             slots.state.begin_boot()
         } else {
             Attempt::Default
@@ -110,7 +109,7 @@ impl Slots {
         }
         // Where another slot is asked for, the first of these is the one that is not.
         slots.order = match args.slot {
-            cmdline::Slot::Previous if !slots.is_command_line => slots.state.order(),
+            cmdline::Slot::Previous if !is_command_line => slots.state.order(),
             _ => slots.state.order_from(slots.trial),
         };
         slots.book = Some(book);
@@ -120,35 +119,35 @@ impl Slots {
     /// Puts the paths of images in the order in which they are tried. What was given up, or is on trial
     /// and not tried now, comes last: even that is better than none.
     pub(super) fn sort(&self, all: Vec<PathBuf>) -> Vec<PathBuf> {
-        let Some(place) = &self.place else { return all };
-        let mut sorted: Vec<PathBuf> = Vec::new();
+        let mut left: Vec<_> = all.into_iter().map(|path| (digest_of(&path), path)).collect();
+        let (mut sorted, mut copies) = (Vec::new(), Vec::new());
         for image in &self.order {
-            match place.find(*image) {
-                Some(path) if !sorted.contains(&path) => sorted.push(path),
-                Some(_) => {}
-                None => tracing::error!("image {image} of the boot record is not there"),
+            let (mut these, others): (Vec<_>, _) =
+                left.into_iter().partition(|(digest, _)| *digest == Some(*image));
+            left = others;
+            these.sort_by_key(|(_, path)| !is_named(path, *image));
+            let mut these = these.into_iter().map(|(_, path)| path);
+            let first = these.next();
+            if first.is_none() {
+                tracing::error!("image {image} of the boot record is not there");
             }
+            sorted.extend(first);
+            copies.extend(these);
         }
         // Nor is anything tried that is not counted.
         let on_trial = self.state.trial.map(|trial| trial.image);
-        let bad = self.state.bad.iter().map(|bad| bad.image).chain(on_trial);
-        let bad: Vec<PathBuf> = bad.filter_map(|image| place.find(image)).collect();
-        let (last, others): (Vec<_>, Vec<_>) = all
+        let bad: Vec<Digest> = self.state.bad.iter().map(|bad| bad.image).chain(on_trial).collect();
+        let (last, others): (Vec<_>, Vec<_>) = left
             .into_iter()
-            .filter(|path| !sorted.contains(path))
-            .partition(|path| bad.contains(path));
-        sorted.extend(others);
-        sorted.extend(last);
-        sorted
+            .partition(|(digest, _)| digest.is_some_and(|digest| bad.contains(&digest)));
+        let rest = others.into_iter().chain(last).map(|(_, path)| path);
+        sorted.into_iter().chain(copies).chain(rest).collect()
     }
 
     /// An image could not be booted. If it is the one on trial, it is given up.
     pub(super) fn refuse(&mut self, path: &Path, data: &Data) {
-        let (Some(trial), Some(place), Some(book)) = (self.trial, &self.place, &mut self.book)
-        else {
-            return;
-        };
-        if place.find(trial).as_deref() == Some(path) && self.state.refuse(trial, Why::Refused) {
+        let (Some(trial), Some(book)) = (self.trial, &mut self.book) else { return };
+        if digest_of(path) == Some(trial) && self.state.refuse(trial, Why::Refused) {
             self.trial = None;
             write_or_warn(book, &self.state, data);
         }
@@ -195,7 +194,39 @@ fn write_or_warn(book: &mut Book, state: &State, data: &Data) -> bool {
     written.inspect_err(|failed| tracing::error!("{failed}")).is_ok()
 }
 
-/// The image whose `/etc` was used last: it has run here.
-fn etc_last(data: &Path) -> Option<Digest> {
-    data::read_text(&data.join("state/etc.last")).ok()?.trim().parse().ok()
+/// Which image a file is: by its superblock, or by its name where that is damaged and the backup may serve.
+fn digest_of(path: &Path) -> Option<Digest> {
+    let by_name = || path.file_stem()?.to_str()?.parse().ok();
+    place::look(path).map(|image| image.root_digest).or_else(by_name)
+}
+
+fn is_named(path: &Path, image: Digest) -> bool {
+    path.file_stem().is_some_and(|stem| stem == image.to_string().as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::update::state::{Bad, Trial};
+
+    /// Images whose superblocks are damaged: their names tell which they are.
+    fn path(image: u8) -> PathBuf {
+        PathBuf::from(format!("images/{}.img", Digest([image; 32])))
+    }
+
+    #[test]
+    fn the_record_comes_first_and_what_was_given_up_last() {
+        let digest = |image| Digest([image; 32]);
+        let mut slots = Slots::default();
+        let all: Vec<PathBuf> = (1..=5).rev().map(path).collect();
+        assert_eq!(slots.sort(all.clone()), all, "without a record nothing changes");
+        slots.state.bad.push(Bad { image: digest(5), why: Why::Marked });
+        slots.state.trial = Some(Trial { image: digest(4), tries_left: 2, tries_done: 1 });
+        slots.order = vec![digest(9), digest(2), digest(1)];
+        let expected = [2, 1, 3, 5, 4].map(path);
+        assert_eq!(slots.sort(all.clone()), expected, "a trial that is not counted is not tried");
+        slots.trial = Some(digest(4));
+        slots.order.insert(0, digest(4));
+        assert_eq!(slots.sort(all), [4, 2, 1, 3, 5].map(path));
+    }
 }
