@@ -3,6 +3,7 @@
 #[path = "support/tree.rs"]
 mod tree;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -304,16 +305,21 @@ fn a_flipped_bit_gives_the_new_image_or_none() {
     let random = noise(7, 4 * 300);
     let (random, _) = random.as_chunks::<4>();
     let anywhere = random.iter().map(|raw| u32::from_le_bytes(*raw) as usize % bench.delta.len());
-    let mut same = 0;
+    let mut same = BTreeSet::new();
     for (at, number) in (0..payload).chain(anywhere).zip(0..) {
         let mut raw = bench.delta.clone();
         raw[at] ^= 1 << (number % 8);
         if bench.install(&bench.machine(true), &raw).is_ok() {
-            same += 1;
+            same.insert(at);
             assert!((16..48).contains(&at), "nobody saw a change at offset {at}");
         }
     }
-    assert_eq!(same, 32, "what the base is called, and no other byte, is for people only");
+    // Chance may have met some of them a second time.
+    assert_eq!(
+        same,
+        (16..48).collect(),
+        "what the base is called, and no other byte, is for people only"
+    );
 }
 
 /// A head and ranges, with as many bytes behind them as the ranges take and `more`.
