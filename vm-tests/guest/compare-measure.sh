@@ -113,6 +113,9 @@ if [[ $(argument compare) == measure ]]; then
     timed walk-dropped walk / >/run/walk
     say "digest $(xargs -d '\n' cat <$lists/second | digest second)"
     server end
+elif [[ -x $helper && -e /run/ashlar/boot.json ]]; then
+    # Boots that are measured are those of an image that was found good long ago.
+    systemctl start ashlar-bless.service || say "fail bless"
 fi
 say "figures end"
 say "off"

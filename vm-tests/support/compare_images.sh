@@ -41,7 +41,7 @@ kernel=6.12
 source=$("$here/debian_vm_tree.sh")
 images=${source%/*}/compare
 guest=$top/vm-tests/guest
-# PROGRAM itself is taken out again: it changes often, and nothing in the tree runs it.
+# PROGRAM itself is taken out again: it changes often. What runs it finds it on the data partition.
 erofs_level=${ASHLAR_COMPARE_LEVEL:-9}
 squashfs_level=${ASHLAR_COMPARE_LEVEL:-19}
 recipe=$({
@@ -70,7 +70,7 @@ tar --create --one-file-system --directory "$source" --acls --xattrs --xattrs-in
     "${others[@]}" . |
     tar --extract --directory tree --acls --xattrs --xattrs-include='*' --numeric-owner --same-permissions
 "$program" boot install --root tree --binary "$program" --systemd >&2
-rm tree/usr/lib/ashlar/ashlar
+ln -sf /var/lib/ashlar-vm/ashlar tree/usr/lib/ashlar/ashlar
 install -m 644 "$guest/compare.service" tree/usr/lib/systemd/system/ashlar-vm-measure.service
 mkdir -p tree/usr/lib/systemd/system/multi-user.target.wants
 # It fails without a network, after a while.
