@@ -13,6 +13,7 @@
 //! * [`diff`](mod@diff): what is different between two images?
 //! * [`update`]: which image is next?
 //! * `fuse`: how does the kernel ask? (with the feature of that name)
+//! * `takeover`: what if the server dies? (the same)
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -44,12 +45,15 @@ pub mod manifest;
 mod power;
 pub mod state;
 pub mod store;
+#[cfg(feature = "fuse")]
+pub mod takeover;
 pub mod trust;
 pub mod update;
 pub mod verify;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use error::{Error, Result};
 pub use format::digest::Digest;
@@ -69,6 +73,8 @@ pub struct Options {
     pub method: Method,
     /// How much memory expanded blocks may take.
     pub cache: CacheLimits,
+    /// How long a read of the image file may take before it fails; for ever where nothing is said.
+    pub io_timeout: Option<Duration>,
 }
 
 impl Options {
@@ -79,6 +85,7 @@ impl Options {
             detached_signatures: Vec::new(),
             method: Method::Auto,
             cache: CacheLimits { data_bytes_max: 24 << 20, metadata_bytes_max: 8 << 20 },
+            io_timeout: None,
         }
     }
 }
@@ -90,6 +97,10 @@ pub fn open(path: &Path, options: &Options) -> Result<Tree> {
 
 /// Opens the image that a source holds.
 pub fn open_source(source: Arc<dyn Source>, options: &Options) -> Result<Tree> {
+    let source = match options.io_timeout {
+        Some(patience) => Arc::new(image::patient::Patient::new(source, patience)),
+        None => source,
+    };
     let digest = trust::root_digest(&*source, &options.anchor, &options.detached_signatures)?;
     let store = Store::open(source, digest, options.cache)?;
     Tree::new(Arc::new(store))

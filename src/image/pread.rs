@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::num::NonZeroU64;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 
 use rustix::fs::Advice;
@@ -39,6 +40,10 @@ impl Source for Pread {
         let Some(len) = NonZeroU64::new(len) else { return };
         // It is advice: what does not come by itself is read when it is wanted.
         rustix::fs::fadvise(&self.file, offset, Some(len), Advice::WillNeed).unwrap_or_default();
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 /// A place that holds an image. What it returns is believed by nobody until `store` has checked it.
 pub trait Source: Debug + Send + Sync {
@@ -20,6 +21,11 @@ pub trait Source: Debug + Send + Sync {
 
     /// Hears that `len` bytes at `offset` will be read soon, as far as there are so many. It does not wait for them.
     fn will_need(&self, _offset: u64, _len: u64) {}
+
+    /// The open file, for those who hand it on to another process; `None` where there is none.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Fills `buf` with the bytes at `offset`; an error when they are not all there.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
