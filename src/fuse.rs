@@ -3,10 +3,13 @@
 //! An image cannot change, so the kernel should never ask twice. Every answer holds for ever, and what a read-only file
 //! system has nothing to say to (open, close, access) is answered with ENOSYS once, after which the kernel does it alone.
 
+mod adopt;
+mod agree;
 pub mod convert;
 pub mod counters;
 pub mod errno;
 mod failures;
+pub mod journal;
 pub mod mount;
 pub mod mountinfo;
 mod placement;
@@ -25,10 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyXattr, Request,
+    AccessFlags, Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
 use crate::error::{Error, Result};
@@ -39,8 +41,10 @@ use crate::fs::{Attr, Tree};
 use convert::{file_attr, file_type, inode_index, node};
 use counters::{Counters, Upcall};
 use failures::Failures;
+use journal::Journal;
 use placement::Placement;
 use recorder::Recorder;
+use session::Work;
 use xattr::reply_sized;
 
 /// How long an answer holds. The kernel makes it "for ever", which is what an image that cannot change allows. It is
@@ -52,6 +56,10 @@ const FOREVER: Duration = Duration::from_secs(u64::MAX);
 #[cfg(feature = "without-cures")]
 pub static BRIEFLY: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
+/// A name that ends whoever is asked for it, so that a test sees what becomes of the others.
+#[cfg(feature = "without-cures")]
+const POISON: &[u8] = b"ashlar-poison";
+
 /// How long an answer holds.
 fn ttl() -> Duration {
     #[cfg(feature = "without-cures")]
@@ -61,16 +69,8 @@ fn ttl() -> Duration {
     FOREVER
 }
 
-/// Background requests (read-ahead) that may be on their way. Above three quarters of it the kernel stops reading ahead.
-const BACKGROUND_MAX: u16 = 128;
-
 /// What the kernel puts in place of a user whom it does not tell (`FUSE_INVALID_UIDGID`).
 const UID_WITHHELD: u32 = u32::MAX;
-
-/// Largest request in bytes, unless the kernel shall read farther ahead; and at most. It bounds READ. The kernel clears memory
-/// for the pages of the largest request with each request that has pages, also with an ioctl that needs none (Linux 6.12,
-/// `fs/fuse/ioctl.c`), so it is no larger than it has to be.
-const REQUEST_LEN: std::ops::RangeInclusive<u32> = 128 << 10..=1 << 20;
 
 /// The extended attribute on the root directory that holds the root digest in hex. It is not listed, so that a copy of
 /// the tree equals the tree.
@@ -78,23 +78,6 @@ pub const ROOT_DIGEST_XATTR: &str = "user.ashlar.root_digest";
 
 /// Where `SELinux` keeps a file's label.
 const SELINUX_XATTR: &str = "security.selinux";
-
-/// What the kernel is promised and asked for at the start; what an older kernel does not have is left out.
-const CAPABILITIES: [InitFlags; 9] = [
-    InitFlags::FUSE_ASYNC_READ,
-    // Without AUTO: each listing brings the attributes of what it lists, also from its second piece on.
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    // Nothing changes, so there is nothing to be found out by asking for attributes before a read.
-    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-    InitFlags::FUSE_NO_OPEN_SUPPORT,
-    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
-    // Node ids are inode numbers of the image and never change: NFS handles, and handles at all, work.
-    InitFlags::FUSE_EXPORT_SUPPORT,
-    // Owners are judged by the kernel alone (`default_permissions`), so mapped mounts are no concern of ours.
-    InitFlags::FUSE_ALLOW_IDMAP,
-];
 
 /// `whence` of lseek(2), as the kernel numbers it on every architecture.
 const SEEK_DATA: i32 = 3;
@@ -110,11 +93,12 @@ thread_local! {
 pub struct Server {
     tree: Arc<Tree>,
     counters: Arc<Counters>,
+    journal: Arc<Journal>,
     failures: Failures,
     recorder: Option<Recorder>,
     /// The image file, to tell how much space is left beside it.
     image: Option<OwnedFd>,
-    request_len_max: u32,
+    readahead_kb: Option<u32>,
     placement: Arc<Placement>,
     /// Whether xattrs are answered at all. If not, the first question for one is the last.
     xattrs: bool,
@@ -123,29 +107,24 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves a tree. `image` is any descriptor of the image file; `digest_xattr` keeps the root digest readable as an
-    /// xattr even where the image has none; `recorder` is told what is read; READs have up to `readahead_kb` KiB.
+    /// Serves a tree. What is at work is written down in `journal`.
     pub fn new(
         tree: Arc<Tree>,
         counters: Arc<Counters>,
-        image: Option<OwnedFd>,
-        digest_xattr: bool,
-        recorder: Option<Recorder>,
-        readahead_kb: Option<u32>,
+        journal: Arc<Journal>,
+        work: Work,
     ) -> Self {
-        let xattrs = digest_xattr || tree.has_xattrs();
+        let xattrs = work.digest_xattr || tree.has_xattrs();
         let labels = tree.may_have_xattr(SELINUX_XATTR.as_bytes());
         let failures = Failures::default();
-        let request_len_max = readahead_kb
-            .map_or(0, |kb| kb.saturating_mul(1024))
-            .clamp(*REQUEST_LEN.start(), *REQUEST_LEN.end());
         Server {
             tree,
             counters,
+            journal,
             failures,
-            recorder,
-            image,
-            request_len_max,
+            recorder: work.recorder,
+            image: work.image,
+            readahead_kb: work.readahead_kb,
             placement: Arc::new(Placement::new()),
             xattrs,
             labels,
@@ -158,12 +137,17 @@ impl Server {
     }
 
     /// Counts a question, has the threads placed where its client runs, and answers it. A panic costs EIO, which the unanswered
-    /// reply says as it is dropped.
+    /// reply says as it is dropped; and so does a question that has ended too many servers.
     fn guard(&self, request: &Request, upcall: Upcall, ino: INodeNo, answer: impl FnOnce()) {
         self.counters.count(upcall);
         if self.placement.asked(request.pid()) {
             self.tree.store().wake_prefetch();
         }
+        let Some(_at_work) = self.journal.enter(request.unique().0) else {
+            self.counters.count_failure();
+            self.failures.tell_poison(upcall, ino);
+            return;
+        };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(answer)) {
             self.counters.count_failure();
             self.failures.tell_panic(upcall, ino, &*panic);
@@ -180,6 +164,10 @@ impl Server {
     }
 
     fn look_up(&self, parent: INodeNo, name: &[u8]) -> Result<Option<FileAttr>> {
+        #[cfg(feature = "without-cures")]
+        if name == POISON {
+            std::process::abort();
+        }
         let directory = inode_index(parent)?;
         let found = match name {
             // Asked only for a handle whose inode the kernel has forgotten.
@@ -261,16 +249,7 @@ impl Server {
 
 impl Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let acl = self.tree.has_posix_acls().then_some(InitFlags::FUSE_POSIX_ACL);
-        for capability in CAPABILITIES.into_iter().chain(acl) {
-            if config.add_capabilities(capability).is_err() {
-                tracing::debug!("this kernel does not have {capability:?}");
-            }
-        }
-        let unfit = || io::Error::other("fuser does not take these limits");
-        config.set_max_write(self.request_len_max).map_err(|_| unfit())?;
-        config.set_max_background(BACKGROUND_MAX).map_err(|_| unfit())?;
-        Ok(())
+        agree::agree(config, self.readahead_kb, self.tree.has_posix_acls())
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -80,6 +80,15 @@ impl Failures {
         self.tell_line(ino, &format!("{} of inode {ino} panicked: {words}", upcall.name()));
     }
 
+    /// Tells the log that a question is answered with EIO because it ended one server after the other.
+    pub(super) fn tell_poison(&self, upcall: Upcall, ino: INodeNo) {
+        let line = format!(
+            "{} of inode {ino} has ended several servers and is answered with EIO (hint: report it)",
+            upcall.name()
+        );
+        self.tell_line(ino, &line);
+    }
+
     /// Tells a line, unless it is known or there were too many; returns whether it was told.
     fn tell_line(&self, ino: INodeNo, line: &str) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,23 +1,28 @@
 //! How does a tree become a mounted file system, and how does that end?
 
+use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::thread::{self, JoinHandle};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, Timespec};
+use serde::{Deserialize, Serialize};
 
-use super::Server;
 use super::counters::Counters;
+use super::journal::{Death, Journal};
 use super::mount::{self, MountError, Settings};
 use super::mountinfo::{self, Device};
 use super::placement::Placement;
 use super::recorder::Recorder;
 use super::status::{Listening, Reporter};
+use super::{Server, adopt};
 use crate::format::inode::Kind;
 use crate::fs::Tree;
 use crate::fs::prefetch::PREFETCH_LIST_LEN_MAX;
@@ -35,8 +40,57 @@ pub struct Work {
     pub image: Option<OwnedFd>,
     /// Told what is read.
     pub recorder: Option<Recorder>,
-    /// What vouched for the image, for the report.
-    pub anchor: &'static str,
+    /// What vouched for the image, for the report: `root-digest`, `key`, or `nothing`.
+    pub anchor: String,
+}
+
+/// What there is to know of a mount, besides its descriptors, to serve it. Paths as bytes, for they may be no text.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Facts {
+    /// What the kernel said first. It says it once in the life of a mount.
+    pub greeting: Vec<u8>,
+    /// Where it was mounted.
+    pub mountpoint: Vec<u8>,
+    /// The image file.
+    pub source: Vec<u8>,
+    /// The mount's device number.
+    pub device: (u32, u32),
+    /// What vouched for the image.
+    pub anchor: String,
+}
+
+/// A connection with the kernel, which another server can take up.
+#[derive(Debug)]
+pub struct Connection {
+    /// The device through which the kernel asks. As long as somebody has it, the mount lives.
+    pub device: OwnedFd,
+    /// What there is to know.
+    pub facts: Facts,
+    /// What is being answered.
+    pub journal: Arc<Journal>,
+    /// The process that keeps this one alive, for the report; 0 when there is none.
+    pub holder: AtomicU32,
+}
+
+impl Connection {
+    /// Where it was mounted.
+    pub fn mountpoint(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.facts.mountpoint))
+    }
+
+    /// The mount's device number.
+    pub fn device_number(&self) -> Device {
+        Device(self.facts.device.0, self.facts.device.1)
+    }
+}
+
+/// What became of the server before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Before {
+    /// It is dead, and may have left questions unanswered.
+    Dead(Death),
+    /// It lives, and leaves when we answer.
+    Leaving,
 }
 
 /// Directory entries that are looked at to find a file for [`warm_up`].
@@ -45,8 +99,7 @@ const WARM_UP_VISITS_MAX: usize = 4096;
 /// A mounted tree that answers.
 #[derive(Debug)]
 pub struct Mounted {
-    mountpoint: PathBuf,
-    device: Device,
+    connection: Arc<Connection>,
     session: JoinHandle<io::Result<()>>,
     /// Reports are told as long as it is there.
     _reports: Option<Listening>,
@@ -54,7 +107,7 @@ pub struct Mounted {
 
 /// Mounts a tree and serves it in threads of its own. When this returns, the mount has answered; when it fails, nothing is
 /// left mounted.
-pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, MountError> {
+pub fn start(tree: Tree, settings: &Settings, work: Work) -> Result<Mounted, MountError> {
     let tree = Arc::new(tree);
     follow_list(&tree);
     if tree.store().used_backup() {
@@ -62,32 +115,24 @@ pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, Moun
             "the first superblock is damaged, its backup serves: replace the image soon"
         );
     }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let journal = Arc::new(Journal::create(since).map_err(MountError::Session)?);
     let counters = Arc::new(Counters::default());
-    let Work { image, digest_xattr, recorder, readahead_kb, .. } = work;
-    let server = Server::new(
-        Arc::clone(&tree),
-        Arc::clone(&counters),
-        image,
-        digest_xattr,
-        recorder,
-        readahead_kb,
-    );
+    let (workers, readahead_kb) = (work.workers, work.readahead_kb);
+    let anchor = work.anchor.clone();
+    let server = Server::new(Arc::clone(&tree), Arc::clone(&counters), Arc::clone(&journal), work);
     expand_ahead(&tree, server.placement());
     let before = mountinfo::place(&settings.mountpoint).map_err(MountError::Session)?;
-    let (fuse_device, mounting) = mount::begin(&settings)?;
-    let mut config = Config::default();
-    config.n_threads = Some(work.workers.max(1));
-    config.acl = SessionACL::All;
-    // Who may look is the kernel's to judge (`allow_other`); the library would turn away everyone but us.
-    let session =
-        Session::from_fd(server, fuse_device, SessionACL::All, config).and_then(|session| {
-            let thread = thread::Builder::new().name("session".to_owned());
-            thread.spawn(move || session.run())
-        });
+    let (fuse_device, mounting) = mount::begin(settings)?;
+    let session = adopt::hear(&fuse_device).and_then(|greeting| {
+        let config = config(workers);
+        let session = adopt::session(server, fuse_device.as_fd(), &greeting, true, config)?;
+        Ok((run(session)?, greeting))
+    });
     // Why it could not be mounted tells more than that nobody asks.
     mounting.finish()?;
     let undo = Undo(Some(settings.mountpoint.clone()));
-    let session = session.map_err(MountError::Session)?;
+    let (session, greeting) = session.map_err(MountError::Session)?;
     let place = mountinfo::place(&settings.mountpoint).map_err(MountError::Session)?;
     if place.device == before.device {
         return Err(MountError::Session(io::Error::other("it vanished as soon as it was mounted")));
@@ -96,30 +141,97 @@ pub fn start(tree: Tree, settings: Settings, work: Work) -> Result<Mounted, Moun
         set_readahead(place.device, readahead_kb);
     }
     warm_up(&tree, &settings.mountpoint);
-    let reporter = Reporter {
-        tree,
-        counters,
-        image: settings.source,
-        mountpoint: settings.mountpoint.clone(),
-        anchor: work.anchor,
-        since: SystemTime::now(),
+    let facts = Facts {
+        greeting,
+        mountpoint: settings.mountpoint.as_os_str().as_bytes().to_vec(),
+        source: settings.source.as_os_str().as_bytes().to_vec(),
+        device: (place.device.0, place.device.1),
+        anchor,
     };
-    let reports = reporter.serve(place.device).inspect_err(|err| {
+    let connection =
+        Arc::new(Connection { device: fuse_device, facts, journal, holder: AtomicU32::new(0) });
+    let reporter = Reporter { tree, counters, connection: Arc::clone(&connection) };
+    let reports = reporter.serve().inspect_err(|err| {
         tracing::warn!("`ashlar status` will not work for this mount: {err}");
     });
     undo.forget();
-    Ok(Mounted {
-        mountpoint: settings.mountpoint,
-        device: place.device,
-        session,
-        _reports: reports.ok(),
-    })
+    Ok(Mounted { connection, session, _reports: reports.ok() })
+}
+
+/// Serves a mount that another server served before, in threads of its own.
+pub fn take_up(
+    tree: Tree,
+    device: OwnedFd,
+    facts: Facts,
+    journal: Journal,
+    before: Before,
+    work: Work,
+) -> io::Result<Mounted> {
+    let tree = Arc::new(tree);
+    let (journal, left) = match before {
+        Before::Dead(death) => {
+            let left = journal.inherit(death);
+            (journal, left)
+        }
+        // It writes on its own page to the end.
+        Before::Leaving => (journal.fresh()?, Vec::new()),
+    };
+    let journal = Arc::new(journal);
+    let counters = Arc::new(Counters::default());
+    let config = config(work.workers);
+    let server = Server::new(Arc::clone(&tree), Arc::clone(&counters), Arc::clone(&journal), work);
+    expand_ahead(&tree, server.placement());
+    let session = adopt::session(server, device.as_fd(), &facts.greeting, false, config)?;
+    let connection = Arc::new(Connection { device, facts, journal, holder: AtomicU32::new(0) });
+    if before != Before::Leaving {
+        ask_again(&connection, &left)?;
+    }
+    let reporter = Reporter { tree, counters, connection: Arc::clone(&connection) };
+    let session = run(session)?;
+    if let Err(err) = reporter.serve_when_free() {
+        tracing::warn!("`ashlar status` will not work for this mount: {err}");
+    }
+    Ok(Mounted { connection, session, _reports: None })
+}
+
+/// Has the kernel ask again what a dead server left. Where it cannot, `left` is all that is known of that.
+pub fn ask_again(connection: &Connection, left: &[u64]) -> io::Result<()> {
+    let device = connection.device.as_fd();
+    if !adopt::ask_again(device)? {
+        tracing::warn!(
+            "this kernel cannot ask again what the last server left (Linux 6.9 can): {} answers are errors",
+            left.len()
+        );
+        for unique in left {
+            adopt::give_up(device, *unique);
+        }
+    }
+    Ok(())
+}
+
+fn config(workers: usize) -> Config {
+    let mut config = Config::default();
+    config.n_threads = Some(workers.max(1));
+    config.acl = SessionACL::All;
+    config
+}
+
+fn run(session: Session<Server>) -> io::Result<JoinHandle<io::Result<()>>> {
+    thread::Builder::new().name("session".to_owned()).spawn(move || session.run())
 }
 
 impl Mounted {
+    /// The connection, to be handed to others.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
     /// What to call to end it from another thread.
     pub fn stopper(&self) -> Stopper {
-        Stopper { mountpoint: self.mountpoint.clone(), device: self.device }
+        Stopper {
+            mountpoint: self.connection.mountpoint().to_owned(),
+            device: self.connection.device_number(),
+        }
     }
 
     /// Waits until it is unmounted.

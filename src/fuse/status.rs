@@ -5,24 +5,31 @@
 //! user whose mount it is. Nothing is told that the mount table does not show already, except counts.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
 use super::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
+use super::session::Connection;
 use crate::format::field::u64_from_usize;
 use crate::fs::Tree;
 
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a successor tries to have the socket's name, and how long it waits in between: longer than a server takes to leave.
+const BIND_ATTEMPTS: u32 = 2400;
+const BIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// Most bytes of a report that are read.
 const REPORT_LEN_MAX: u64 = 64 * 1024;
@@ -45,8 +52,17 @@ pub struct Status {
     /// Whether the first superblock was damaged and its backup serves.
     #[serde(default)]
     pub used_backup: bool,
-    /// The server's process.
+    /// The server's process, as `server_pid`.
     pub pid: u32,
+    /// The server's process.
+    #[serde(default)]
+    pub server_pid: u32,
+    /// The process that replaces the server when it dies; `null` where there is none.
+    #[serde(default)]
+    pub holder_pid: Option<u32>,
+    /// How often a server that had died was replaced.
+    #[serde(default)]
+    pub takeovers: u64,
     /// When it was mounted, in seconds since 1970-01-01 UTC.
     pub since: u64,
     /// Blocks whose digest was computed and found right.
@@ -81,10 +97,7 @@ pub enum StatusError {
 pub(super) struct Reporter {
     pub(super) tree: Arc<Tree>,
     pub(super) counters: Arc<Counters>,
-    pub(super) image: PathBuf,
-    pub(super) mountpoint: PathBuf,
-    pub(super) anchor: &'static str,
-    pub(super) since: SystemTime,
+    pub(super) connection: Arc<Connection>,
 }
 
 /// A socket that is answered; not any more when this is dropped.
@@ -105,21 +118,43 @@ fn address(device: Device) -> io::Result<SocketAddr> {
 
 impl Reporter {
     /// Answers in a thread of its own until what this returns is dropped.
-    pub(super) fn serve(self, device: Device) -> io::Result<Listening> {
-        let listener = Arc::new(UnixListener::bind_addr(&address(device)?)?);
+    pub(super) fn serve(self) -> io::Result<Listening> {
+        let address = address(self.connection.device_number())?;
+        let listener = Arc::new(UnixListener::bind_addr(&address)?);
         let listening = Listening(Arc::clone(&listener));
-        thread::Builder::new().name("status".to_owned()).spawn(move || {
-            for stream in listener.incoming() {
-                // What accept(2) says of a socket that was shut down.
-                if stream.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::InvalidInput) {
-                    return;
-                }
-                if let Err(err) = stream.and_then(|stream| self.answer(stream)) {
-                    tracing::debug!("a report was not delivered: {err}");
+        let thread = thread::Builder::new().name("status".to_owned());
+        thread.spawn(move || self.answer_all(&listener))?;
+        Ok(listening)
+    }
+
+    /// Answers in a thread of its own as soon as the server before lets go of the name.
+    pub(super) fn serve_when_free(self) -> io::Result<()> {
+        let address = address(self.connection.device_number())?;
+        let serve = move || {
+            for _ in 0..BIND_ATTEMPTS {
+                match UnixListener::bind_addr(&address) {
+                    Ok(listener) => return self.answer_all(&listener),
+                    Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
+                        thread::sleep(BIND_PAUSE);
+                    }
+                    Err(err) => return tracing::warn!("no reports of this mount: {err}"),
                 }
             }
-        })?;
-        Ok(listening)
+            tracing::warn!("no reports of this mount: somebody else has the name of its socket");
+        };
+        thread::Builder::new().name("status".to_owned()).spawn(serve).map(drop)
+    }
+
+    fn answer_all(&self, listener: &UnixListener) {
+        for stream in listener.incoming() {
+            // What accept(2) says of a socket that was shut down.
+            if stream.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::InvalidInput) {
+                return;
+            }
+            if let Err(err) = stream.and_then(|stream| self.answer(stream)) {
+                tracing::debug!("a report was not delivered: {err}");
+            }
+        }
     }
 
     fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
@@ -132,16 +167,21 @@ impl Reporter {
         let store = self.tree.store();
         let blocks = store.counters();
         let superblock = self.tree.superblock();
+        let connection = &self.connection;
+        let holder = connection.holder.load(Ordering::Relaxed);
         Status {
-            mountpoint: self.mountpoint.clone(),
-            image: self.image.clone(),
+            mountpoint: connection.mountpoint().to_owned(),
+            image: PathBuf::from(OsStr::from_bytes(&connection.facts.source)),
             root_digest: self.tree.root_digest().to_string(),
-            anchor: self.anchor.to_owned(),
+            anchor: connection.facts.anchor.clone(),
             image_version: superblock.image_version,
             label: superblock.label.clone(),
             used_backup: store.used_backup(),
             pid: std::process::id(),
-            since: self.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            server_pid: std::process::id(),
+            holder_pid: Some(holder).filter(|pid| *pid != 0),
+            takeovers: connection.journal.takeovers(),
+            since: connection.journal.since(),
             blocks_verified: blocks.blocks_verified.load(Ordering::Relaxed),
             bytes_verified: blocks.bytes_verified.load(Ordering::Relaxed),
             cache_hits: blocks.cache_hits.load(Ordering::Relaxed),

@@ -1,0 +1,88 @@
+//! How does a server take up a connection? The kernel introduces itself once; a successor is told what it said then.
+//!
+//! The library that speaks the protocol wants to be greeted by the kernel. So it is given a socket, with the kernel's greeting in
+//! it; what it answers goes to the kernel the first time, and nowhere later. Then the device takes the socket's place.
+#![allow(unsafe_code, reason = "one descriptor takes another one's place: see there")]
+#![expect(clippy::host_endian_bytes, reason = "the protocol is in the machine's own byte order")]
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use fuser::{Config, Session, SessionACL};
+use rustix::io::DupFlags;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use super::Server;
+
+/// Room for the kernel's greeting; less than this it does not accept (`FUSE_MIN_READ_BUFFER`).
+const GREETING_ROOM: usize = 8192;
+/// Room for the answer, of which 80 bytes are used.
+const ANSWER_ROOM: usize = 4096;
+/// `FUSE_NOTIFY_RESEND` (Linux 6.9, `include/uapi/linux/fuse.h`).
+const NOTIFY_RESEND: i32 = 7;
+/// Length of the head of what goes to the kernel (`struct fuse_out_header`).
+const OUT_HEADER_LEN: u32 = 16;
+
+/// What the kernel says first (`FUSE_INIT`).
+pub(super) fn hear(device: &OwnedFd) -> io::Result<Vec<u8>> {
+    let mut greeting = vec![0; GREETING_ROOM];
+    let len = rustix::io::retry_on_intr(|| rustix::io::read(device, &mut *greeting))?;
+    greeting.truncate(len);
+    Ok(greeting)
+}
+
+/// Makes a session of an open device. The kernel is answered only when `is_first`.
+pub(super) fn session(
+    server: Server,
+    device: BorrowedFd<'_>,
+    greeting: &[u8],
+    is_first: bool,
+    config: Config,
+) -> io::Result<Session<Server>> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::net::send(&ours, greeting, SendFlags::NOSIGNAL)?;
+    // Who may look is the kernel's to judge (`allow_other`); the library would turn away everyone but us.
+    let session = Session::from_fd(server, theirs, SessionACL::All, config)?;
+    let mut answer = [0; ANSWER_ROOM];
+    let (len, _) = rustix::net::recv(&ours, &mut answer, RecvFlags::DONTWAIT)?;
+    if is_first {
+        rustix::io::write(device, answer.get(..len).unwrap_or_default())?;
+    }
+    take_place(device, session.as_fd())?;
+    Ok(session)
+}
+
+/// Has `place`, whose owner nobody can ask for it, be another descriptor of what `device` is.
+fn take_place(device: BorrowedFd<'_>, place: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the number is an open descriptor, which stays its owner's: it is never closed through this name. What it
+    // refers to changes from a socket to the device, and the owner uses it as the device only.
+    let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(place.as_raw_fd()) });
+    Ok(rustix::io::dup3(device, &mut place, DupFlags::CLOEXEC)?)
+}
+
+/// Has the kernel ask again what a dead server was asked and did not answer. Returns whether this kernel can.
+pub(super) fn ask_again(device: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut notice = OUT_HEADER_LEN.to_ne_bytes().to_vec();
+    notice.extend(NOTIFY_RESEND.to_ne_bytes());
+    notice.extend(0_u64.to_ne_bytes());
+    match rustix::io::write(device, &notice) {
+        Ok(_) => Ok(true),
+        Err(rustix::io::Errno::INVAL) => Ok(false),
+        Err(err) => Err(err.into()),
+    }
+}
+
+/// Answers a question of which nothing is known but its number with EIO.
+pub(super) fn give_up(device: BorrowedFd<'_>, unique: u64) {
+    let mut answer = OUT_HEADER_LEN.to_ne_bytes().to_vec();
+    answer.extend(rustix::io::Errno::IO.raw_os_error().wrapping_neg().to_ne_bytes());
+    answer.extend(unique.to_ne_bytes());
+    // Whoever asked may have been ended since.
+    rustix::io::write(device, &answer).map(drop).unwrap_or_default();
+}
