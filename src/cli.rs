@@ -23,8 +23,12 @@ pub mod scrub;
 pub mod sign;
 #[cfg(feature = "fuse")]
 pub mod status;
+#[cfg(feature = "fuse")]
+mod succeed;
 #[cfg(feature = "boot")]
 pub mod update;
+#[cfg(feature = "fuse")]
+pub mod upgrade_daemon;
 pub mod verify;
 
 use std::ffi::OsString;
@@ -60,6 +64,13 @@ enum Command {
     /// Show what a mounted image did so far
     #[cfg(feature = "fuse")]
     Status(status::StatusArgs),
+    /// Replace the program that serves a mounted image
+    #[cfg(feature = "fuse")]
+    UpgradeDaemon(upgrade_daemon::UpgradeDaemonArgs),
+    /// Take over a mount, as the letter on standard input says
+    #[cfg(feature = "fuse")]
+    #[command(hide = true)]
+    Succeed,
     /// Make an image the root of this machine
     #[cfg(feature = "boot")]
     Boot(boot::BootArgs),
@@ -232,6 +243,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Mount(args) => mount::run(args),
         #[cfg(feature = "fuse")]
         Command::Status(args) => status::run(&args),
+        #[cfg(feature = "fuse")]
+        Command::UpgradeDaemon(args) => upgrade_daemon::run(&args),
+        #[cfg(feature = "fuse")]
+        Command::Succeed => succeed::run(),
         #[cfg(feature = "boot")]
         Command::Boot(args) => boot::run(args),
         #[cfg(feature = "boot")]

@@ -1,6 +1,7 @@
 //! Where is it? Bytes are found here and moved, never judged.
 
 pub mod map;
+pub mod patient;
 pub mod pread;
 pub mod source;
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -269,8 +269,18 @@ pub fn open(candidate: &Candidate, args: &BootArgs, keys: &Keys) -> Result<Chose
 
 /// Opens an image, with the signatures beside it.
 pub fn open_as(path: &Path, anchor: Anchor) -> Result<Tree, Error> {
+    open_patiently(path, anchor, None)
+}
+
+/// The same for a server, which may be told not to wait for the disk for ever.
+pub(super) fn open_patiently(
+    path: &Path,
+    anchor: Anchor,
+    io_timeout: Option<Duration>,
+) -> Result<Tree, Error> {
     let mut options = Options::new(anchor);
     options.method = Method::Pread;
+    options.io_timeout = io_timeout;
     if matches!(options.anchor, Anchor::Keys(_)) {
         let text = read_text(&trust::signature_beside(path)).ok();
         options.detached_signatures.extend(text.map(String::into_bytes));

@@ -75,6 +75,10 @@ pub struct BootArgs {
     pub reset: bool,
     /// Whether to write down what is read.
     pub trace: bool,
+    /// After so many seconds without an answer of the disk a read fails; 0 for never.
+    pub io_timeout_secs: u64,
+    /// Whether a second process keeps the server alive.
+    pub takeover: bool,
     /// Where a shell is wanted.
     pub break_at: Option<Break>,
     /// Whether to tell every step.
@@ -107,7 +111,7 @@ impl BootArgs {
     /// What decides over trust must be understood, or there is no boot. Everything else that is not understood is ignored
     /// with a word, for a machine that boots can be repaired.
     pub fn parse(text: &str) -> Result<Option<BootArgs>, BadCmdline> {
-        let mut args = BootArgs { use_file: true, ..BootArgs::default() };
+        let mut args = BootArgs { use_file: true, takeover: true, ..BootArgs::default() };
         let mut is_ours = false;
         for word in words(text).into_iter().take_while(|word| word != "--") {
             let (name, value) = match word.split_once('=') {
@@ -195,6 +199,14 @@ impl BootArgs {
             },
             "trace" => match switch(value) {
                 Some(on) => self.trace = on,
+                None => self.odd(name, value, SWITCH),
+            },
+            "io-timeout" => match value.and_then(|value| value.parse().ok()) {
+                Some(secs) => self.io_timeout_secs = secs,
+                None => self.odd(name, value, "not a number of seconds"),
+            },
+            "takeover" => match switch(value) {
+                Some(on) => self.takeover = on,
                 None => self.odd(name, value, SWITCH),
             },
             "debug" => match switch(value) {
@@ -295,6 +307,8 @@ mod tests {
 
     #[test]
     fn a_trace_is_a_switch() {
+        assert_eq!(parse("ashlar ashlar.io-timeout=30").io_timeout_secs, 30);
+        assert!(parse("ashlar").takeover && !parse("ashlar ashlar.takeover=no").takeover);
         assert!(parse("ashlar ashlar.trace").trace && parse("ashlar ashlar.trace=on").trace);
         assert!(!parse("ashlar").trace && !parse("ashlar ashlar.trace ashlar.trace=0").trace);
         let odd = parse("ashlar ashlar.trace=/tmp/x");

@@ -72,6 +72,18 @@ pub fn first() -> Result<(), Failed> {
     Ok(())
 }
 
+/// What a successor has to do that was started by one who lives like this. The rest is handed down: its session, its control
+/// group, the directory that it is shut in, how it is spared when memory is short, and what is limited.
+pub fn again() -> Result<(), Failed> {
+    try_to("forbid dumps", rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    try_to("be an I/O flusher", rustix::process::configure_io_flusher_behavior(true));
+    std::panic::set_hook(Box::new(|panic| tracing::error!("the server panicked: {panic}")));
+    if let Err(err) = super::resume::watch() {
+        tracing::warn!("whoever stops this process stops it for good: {err}");
+    }
+    last(None)
+}
+
 /// When everything is open that is ever needed: from then on nothing is found by a path.
 pub fn last(empty: Option<&Path>) -> Result<(), Failed> {
     // Whoever calls pivot_root(2) moves the root of every process that has the old one, and so into its own mount; not of

@@ -17,7 +17,16 @@ const LINE_LEN_MAX: usize = 976;
 ///
 /// The device is opened here and never again, for the way to it may later lead through our own mount.
 pub fn start(level: LevelFilter, aloud: bool) {
-    let device = File::options().write(true).open(DEVICE).ok();
+    start_on(open(), level, aloud);
+}
+
+/// The device, where there is one.
+pub fn open() -> Option<File> {
+    File::options().write(true).open(DEVICE).ok()
+}
+
+/// The same to a device that is open.
+pub fn start_on(device: Option<File>, level: LevelFilter, aloud: bool) {
     let aloud = aloud || device.is_none();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)

@@ -133,6 +133,8 @@ pub(super) fn serve(
         init: init.map(str::to_owned),
         // Of the root: what is added to it is small.
         record_trace: init.filter(|_| site.args.trace).map(|_| site.workspace.trace()),
+        takeover: site.args.takeover,
+        io_timeout_secs: site.args.io_timeout_secs,
         without: site.args.without.clone(),
     };
     start::start(&args, site.patience)

@@ -1,22 +1,28 @@
 //! Who serves the root? A process of its own, which ends only with the machine.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
-use super::choose::open_as;
+use super::choose::open_patiently;
 use super::{Failed, hygiene, needs, resume};
+use crate::Tree;
 use crate::format::digest::Digest;
 use crate::format::index::InodeIndex;
 use crate::fs::stack::Stack;
 use crate::fuse::mount::Settings;
 use crate::fuse::mountinfo;
 use crate::fuse::recorder::Recorder;
-use crate::fuse::session::{self, Work};
+use crate::fuse::session::{self, Mounted, Work};
+use crate::takeover::{Duty, Guard, Program};
 use crate::trust::Anchor;
 
 /// Most threads that answer the kernel, as for `ashlar mount`; and never fewer than two: while one reads for the kernel, what
@@ -26,6 +32,10 @@ const WORKERS: std::ops::RangeInclusive<usize> = 2..=4;
 const READAHEAD_KB: u32 = 256;
 /// Longest trace of reads in bytes: half of the memory that the workspace has. A boot has a few thousand lines, some 200 KiB.
 const TRACE_LEN_MAX: usize = 512 * 1024;
+/// How long a server may not answer before it is replaced, in seconds, as for `ashlar mount`.
+const WATCHDOG_SECS: u64 = 120;
+/// What is said when a machine has to live without.
+const UNHELD: &str = "the root dies with its server, for nobody can hold it";
 /// What is said when the mount answers.
 pub(super) const READY: &str = "ready";
 
@@ -48,6 +58,10 @@ pub struct ServerArgs {
     pub init: Option<String>,
     /// Where to write down what is read.
     pub record_trace: Option<PathBuf>,
+    /// Whether a second process keeps this one alive.
+    pub takeover: bool,
+    /// After so many seconds without an answer of the disk a read fails; 0 for never.
+    pub io_timeout_secs: u64,
     /// Traps that are left open.
     pub without: Vec<String>,
 }
@@ -63,7 +77,9 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     hygiene::first()?;
     #[cfg(feature = "without-cures")]
     crate::fuse::BRIEFLY.store(is_open(&args.without, "ttl"), std::sync::atomic::Ordering::Relaxed);
-    let tree = open_as(&args.image, Anchor::RootDigest(args.root_digest))?;
+    let io_timeout = Duration::from_secs(args.io_timeout_secs);
+    let io_timeout = Some(io_timeout).filter(|patience| !patience.is_zero());
+    let tree = open_patiently(&args.image, Anchor::RootDigest(args.root_digest), io_timeout)?;
     if let Some(init) = &args.init {
         let read = needs::read(Stack(&[&tree]), init).map_err(Failed::new)?;
         tracing::info!(
@@ -92,18 +108,15 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
         digest_xattr: false,
         image: Some(beside),
         recorder: args.record_trace.as_deref().and_then(recorder),
-        anchor: match args.voucher.as_str() {
-            "root-digest" => "root-digest",
-            "key" => "key",
-            _ => "nothing",
-        },
+        anchor: args.voucher.clone(),
     };
+    let inheritance = if args.takeover { inheritance(&tree, &work, args) } else { None };
     let null = File::options()
         .read(true)
         .write(true)
         .open("/dev/null")
         .map_err(|err| Failed::io("cannot open /dev/null", err))?;
-    let mounted = session::start(tree, settings, work)?;
+    let mounted = session::start(tree, &settings, work)?;
     let device = mountinfo::place(&args.mountpoint)
         .map_err(|err| Failed::io("cannot look at the mount", err))?
         .device;
@@ -120,12 +133,64 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     let is_shut_in = !is_open(&args.without, "chroot");
     hygiene::last(Some(args.empty.as_path()).filter(|_| is_shut_in))?;
     say_ready(&null).map_err(|err| Failed::io("cannot say that the mount is ready", err))?;
+    // Until now whoever started us may have ended us.
+    let guard = inheritance.and_then(|it| it.guard(&mounted));
     let ended = mounted.wait();
+    if let Some(guard) = guard {
+        guard.over();
+    }
     match &ended {
         Ok(()) => tracing::info!("{} is unmounted", args.mountpoint.display()),
         Err(err) => tracing::error!("{}: {err}", args.mountpoint.display()),
     }
     Ok(ended?)
+}
+
+/// What a successor will need, taken as long as there are paths.
+struct Inheritance {
+    duty: Duty,
+    image: OwnedFd,
+    beside: Option<OwnedFd>,
+    log: Option<OwnedFd>,
+    program: Program,
+}
+
+/// A machine boots without it, too.
+fn inheritance(tree: &Tree, work: &Work, args: &ServerArgs) -> Option<Inheritance> {
+    let take = || -> io::Result<Inheritance> {
+        let image = tree.store().source().descriptor().ok_or(io::ErrorKind::Unsupported)?;
+        let cache = crate::Options::new(Anchor::Unauthenticated).cache;
+        Ok(Inheritance {
+            duty: Duty {
+                root_digest: tree.root_digest().to_string(),
+                workers: work.workers,
+                readahead_kb: work.readahead_kb,
+                digest_xattr: work.digest_xattr,
+                cache_bytes: (cache.data_bytes_max, cache.metadata_bytes_max),
+                is_mapped: false,
+                log_level: "info".to_owned(),
+                is_root: true,
+                is_foreground: false,
+                watchdog_secs: WATCHDOG_SECS,
+                io_timeout_secs: args.io_timeout_secs,
+            },
+            image: image.try_clone_to_owned()?,
+            beside: work.image.as_ref().map(OwnedFd::try_clone).transpose()?,
+            log: super::kmsg::open().map(OwnedFd::from),
+            program: Program::ours(true)?,
+        })
+    };
+    take().inspect_err(|err| tracing::warn!("{UNHELD}: {err}")).ok()
+}
+
+impl Inheritance {
+    fn guard(self, mounted: &Mounted) -> Option<Arc<Guard>> {
+        let Inheritance { duty, image, beside, log, program } = self;
+        let name = OsStr::new(super::start::NAME);
+        Guard::begin(mounted.connection(), duty, image, beside, log, program, name)
+            .inspect_err(|err| tracing::warn!("{UNHELD}: {err}"))
+            .ok()
+    }
 }
 
 /// Writes down what is read. A machine boots without it, too.

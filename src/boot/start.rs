@@ -16,7 +16,7 @@ use super::server::{READY, ServerArgs};
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// The name that a server bears. systemd spares processes of the superuser whose name starts with `@` when it ends all
 /// others (`docs/ROOT_STORAGE_DAEMONS.md`).
-const NAME: &str = "@ashlar";
+pub(super) const NAME: &str = "@ashlar";
 
 /// Starts a server; returns when its mount answers. When it fails, a mount that answers nothing may be left.
 pub fn start(args: &ServerArgs, patience: Patience) -> Result<(), Failed> {
@@ -71,16 +71,16 @@ fn end(server: &mut Child) {
 /// The command line of a server: what `ashlar boot serve` takes.
 fn words(args: &ServerArgs) -> Vec<OsString> {
     let mut words: Vec<OsString> = vec!["boot".into(), "serve".into()];
-    let mut add = |name: &str, value: OsString| {
-        words.push(name.into());
-        words.push(value);
-    };
+    let mut add = |name: &str, value: OsString| words.extend([name.into(), value]);
     add("--image", args.image.clone().into());
     add("--root-digest", args.root_digest.to_string().into());
     add("--voucher", args.voucher.clone().into());
     add("--mountpoint", args.mountpoint.clone().into());
     add("--source", args.source.clone().into());
     add("--empty", args.empty.clone().into());
+    if args.io_timeout_secs > 0 {
+        add("--io-timeout", args.io_timeout_secs.to_string().into());
+    }
     if let Some(init) = &args.init {
         add("--init", init.into());
     }
@@ -89,6 +89,9 @@ fn words(args: &ServerArgs) -> Vec<OsString> {
     }
     for trap in &args.without {
         add("--without", trap.into());
+    }
+    if args.takeover {
+        words.push("--takeover".into());
     }
     words
 }

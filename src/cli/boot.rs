@@ -37,6 +37,8 @@ The kernel command line says what is booted:
   ashlar.state-overlay=/opt,…    ashlar.bind=/etc/hostname,…
   ashlar.extension=NAME,…        ashlar.extension-override=NAME,…
   ashlar.config=no          ignore ashlar.toml of the data partition
+  ashlar.io-timeout=SECONDS answer with an error when the disk has not answered for so long
+  ashlar.takeover=no        no second process keeps the server alive
   ashlar.reset              forget everything but images and configuration
   ashlar.break[=setup|switch]    ashlar.debug";
 
@@ -98,6 +100,10 @@ struct ServeArgs {
     #[arg(long)]
     record_trace: Option<PathBuf>,
     #[arg(long)]
+    takeover: bool,
+    #[arg(long, default_value_t = 0)]
+    io_timeout: u64,
+    #[arg(long)]
     without: Vec<String>,
 }
 
@@ -145,6 +151,8 @@ fn serve(args: ServeArgs) -> ExitCode {
         empty: args.empty,
         init: args.init,
         record_trace: args.record_trace,
+        takeover: args.takeover,
+        io_timeout_secs: args.io_timeout,
         without: args.without,
     });
     match served {

@@ -1,26 +1,33 @@
 //! `ashlar mount`: an image becomes a directory.
 
 mod options;
+mod takeover;
+mod terminal;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{Mode, OFlags};
 
 use self::options::MountOptions;
+use self::takeover::inheritance;
+pub(super) use self::takeover::succeed;
+use self::terminal::{Listener, READY, leave};
 use super::{Failure, Outcome, TrustArgs, log, warn_unauthenticated};
 use crate::fuse::mount::{MountError, Settings, check_mountpoint};
 use crate::fuse::recorder::Recorder;
 use crate::fuse::session::{self, Mounted, Stopper, Work};
+use crate::takeover::Guard;
 use crate::trust::Anchor;
 use crate::{CacheLimits, Options, Tree};
 
@@ -32,9 +39,6 @@ const CACHE_BLOCKS_MIN: u64 = 4;
 const READAHEAD_KB: u32 = 256;
 /// Longest trace of reads in bytes: some million lines.
 const TRACE_LEN_MAX: usize = 64 << 20;
-/// What the server says when the mount answers.
-const READY: &[u8] = b"ready\n";
-
 /// Arguments of `ashlar mount`.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -86,6 +90,10 @@ Options for -o:
                         cold, and leaves no mapped pages in this process's account]
   digest_xattr          make the root digest an xattr even in an image without xattrs, see below
   allow_other           let other users look; always so for root
+  takeover, notakeover  have a second process start another server when this one dies, without anybody noticing
+                        [default: yes, in the foreground no]
+  watchdog=SECONDS      replace a server that has not answered for so long; 0 for never [default: 120]
+  io_timeout=SECONDS    answer with an error when the disk has not answered for so long [default: 0, which is never]
   log=LEVEL             error, warn, info or debug [default: info]
   ro, nosuid, nodev, noexec, noatime, nosymfollow  as in mount(8); ordinary users always get nosuid,nodev
 
@@ -160,6 +168,8 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
     let mountpoint = check_mountpoint(&args.mountpoint)?;
     let mut options = args.trust.options(&args.image)?;
     options.method = mount_options.method.into();
+    let io_timeout = Duration::from_secs(mount_options.io_timeout_secs);
+    options.io_timeout = Some(io_timeout).filter(|patience| !patience.is_zero());
     if let Some(bytes) = mount_options.cache_bytes {
         options.cache = cache_limits(bytes);
     }
@@ -188,13 +198,31 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         leave()?;
     }
     let label = describe(&tree, &settings);
-    let mounted = session::start(tree, settings, work).inspect_err(|_| log::flush())?;
+    let inheritance = if mount_options.takeover.unwrap_or(args.detached) {
+        Some(inheritance(args, &tree, &options, mount_options, &work)?)
+    } else {
+        None
+    };
+    let mounted = session::start(tree, &settings, work).inspect_err(|_| log::flush())?;
     tracing::info!("{label}");
     let stopper = mounted.stopper();
-    let ready = listen(signals, stopper.clone())
-        .and_then(|()| if args.detached { say_ready() } else { Ok(()) });
+    let ready = || -> Result<Option<Arc<Guard>>, Failure> {
+        let wrap = |err| Failure::new(format!("cannot leave the terminal: {err}"));
+        let listener = args.detached.then(Listener::leave).transpose().map_err(wrap)?;
+        let begin = || -> Result<Option<Arc<Guard>>, Failure> {
+            let guard = inheritance.map(|it| it.guard(&mounted)).transpose()?;
+            listen(signals, stopper.clone(), guard.clone())?;
+            Ok(guard)
+        };
+        let guard = begin().inspect_err(|_| listener.iter().for_each(Listener::come_back))?;
+        if let Some(listener) = listener {
+            listener.say_ready().map_err(wrap)?;
+        }
+        Ok(guard)
+    };
+    let ready = ready();
     match ready {
-        Ok(()) => finish(mounted),
+        Ok(guard) => finish(mounted, guard.as_deref()),
         Err(failure) => {
             undo(mounted, &stopper, &failure);
             Err(failure)
@@ -215,8 +243,11 @@ fn undo(mounted: Mounted, stopper: &Stopper, failure: &Failure) {
 }
 
 /// Waits for the end. What a mount ends with is worth a line in the log, for nobody hears the exit status.
-fn finish(mounted: Mounted) -> Outcome {
+fn finish(mounted: Mounted, guard: Option<&Guard>) -> Outcome {
     let ended = mounted.wait();
+    if let Some(guard) = guard {
+        guard.over();
+    }
     match &ended {
         Ok(()) => tracing::info!("unmounted"),
         Err(err) => tracing::error!("{err}"),
@@ -254,11 +285,11 @@ fn work(image: &Path, tree: &Tree, options: &Options, mount_options: &MountOptio
         digest_xattr: mount_options.digest_xattr,
         image: beside.filter(|_| !is_device),
         recorder: None,
-        anchor: match options.anchor {
+        anchor: String::from(match options.anchor {
             Anchor::RootDigest(_) => "root-digest",
             Anchor::Keys(_) => "key",
             Anchor::Unauthenticated => "nothing",
-        },
+        }),
     }
 }
 
@@ -298,17 +329,22 @@ fn check_cache(bytes: u64, block_size: u32, metadata_block_size: u32) -> Result<
         )))
 }
 
-fn block_signals() -> Result<SigSet, Failure> {
+fn termination() -> SigSet {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
     }
+    signals
+}
+
+fn block_signals() -> Result<SigSet, Failure> {
+    let signals = termination();
     signals.thread_block().map_err(|err| Failure::new(format!("cannot block signals: {err}")))?;
     Ok(signals)
 }
 
 /// The first signal unmounts; a second one does not wait for those who still look.
-fn listen(signals: SigSet, stopper: Stopper) -> Result<(), Failure> {
+fn listen(signals: SigSet, stopper: Stopper, guard: Option<Arc<Guard>>) -> Result<(), Failure> {
     let wait = move || {
         let Ok(signal) = signals.wait() else { return };
         tracing::info!("{signal}: unmounting");
@@ -317,6 +353,9 @@ fn listen(signals: SigSet, stopper: Stopper) -> Result<(), Failure> {
         }
         if let Ok(signal) = signals.wait() {
             tracing::warn!("{signal}: ending at once");
+            if let Some(guard) = guard {
+                guard.over();
+            }
             log::flush();
             std::process::exit(1);
         }
@@ -326,33 +365,6 @@ fn listen(signals: SigSet, stopper: Stopper) -> Result<(), Failure> {
         .spawn(wait)
         .map_err(|err| Failure::new(format!("cannot start a thread: {err}")))?;
     Ok(())
-}
-
-/// Leaves the terminal and the directory that the command was given in.
-fn leave() -> Result<(), Failure> {
-    let wrap = |err| Failure::new(format!("cannot leave the terminal: {}", io::Error::from(err)));
-    // It fails only for the leader of a process group, which has no terminal to leave.
-    rustix::process::setsid().map(drop).or_else(|err| match err {
-        rustix::io::Errno::PERM => Ok(()),
-        _ => Err(wrap(err)),
-    })?;
-    rustix::process::chdir("/").map_err(wrap)
-}
-
-/// Tells the one who started the server that the mount answers; from then on nobody listens here.
-fn say_ready() -> Result<(), Failure> {
-    let tell = || -> io::Result<()> {
-        // What can fail comes before the word that nothing did.
-        let null = File::options().read(true).write(true).open("/dev/null")?;
-        let mut stdout = io::stdout();
-        stdout.write_all(READY)?;
-        stdout.flush()?;
-        rustix::stdio::dup2_stdin(&null)?;
-        rustix::stdio::dup2_stdout(&null)?;
-        rustix::stdio::dup2_stderr(&null)?;
-        Ok(())
-    };
-    tell().map_err(|err| Failure::new(format!("cannot leave the terminal: {err}")))
 }
 
 /// Arguments of `mount.ashlar SPEC DIR [-sfnv] [-o options] [-t type]` (mount(8)) in our own words. What is none of these

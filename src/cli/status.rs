@@ -61,7 +61,8 @@ fn describe(status: &Status) -> String {
         row("trusted", trusted),
         row("version", &status.image_version.to_string()),
         row("label", &super::escape(status.label.as_bytes())),
-        row("server", &format!("process {}, for {}", status.pid, duration(age.as_secs()))),
+        row("server", &format!("process {}, mounted for {}", status.pid, duration(age.as_secs()))),
+        row("holder", &holder(status)),
         row(
             "verified",
             &format!("{} blocks, {} bytes", status.blocks_verified, status.bytes_verified),
@@ -76,6 +77,15 @@ fn describe(status: &Status) -> String {
     let asked: Vec<String> = asked.map(|(kind, count)| format!("{kind} {count}")).collect();
     lines.push(row("questions", &asked.join(", ")));
     lines.join("\n")
+}
+
+fn holder(status: &Status) -> String {
+    match (status.holder_pid, status.takeovers) {
+        (None, 0) => "none: the mount ends with its server".to_owned(),
+        (None, count) => format!("none now; {count} servers were replaced"),
+        (Some(pid), 0) => format!("process {pid}"),
+        (Some(pid), count) => format!("process {pid}; {count} servers were replaced"),
+    }
 }
 
 fn row(name: &str, value: &str) -> String {

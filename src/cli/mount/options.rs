@@ -20,6 +20,10 @@ pub(super) struct MountOptions {
     pub(super) method: ReadMethod,
     pub(super) digest_xattr: bool,
     pub(super) log: LevelFilter,
+    /// Whether a second process keeps the server alive; where nothing is said, for those that nobody else watches.
+    pub(super) takeover: Option<bool>,
+    pub(super) watchdog_secs: u64,
+    pub(super) io_timeout_secs: u64,
 }
 
 impl Default for MountOptions {
@@ -34,6 +38,9 @@ impl Default for MountOptions {
             method: ReadMethod::Pread,
             digest_xattr: false,
             log: LevelFilter::INFO,
+            takeover: None,
+            watchdog_secs: WATCHDOG_SECS,
+            io_timeout_secs: 0,
         }
     }
 }
@@ -43,6 +50,10 @@ const HINT: &str = "`ashlar mount --help` lists the options";
 
 /// Most threads that answer the kernel.
 const WORKERS_MAX: usize = 64;
+/// How long a server may not answer before it is replaced, in seconds: longer than a disk takes to give up on a sector.
+const WATCHDOG_SECS: u64 = 120;
+/// The longest time that may be asked for, in seconds.
+const SECS_MAX: u64 = 24 * 3600;
 /// Longest read-ahead in KiB: more than 1 MiB is cut into pieces by the kernel anyway.
 const READAHEAD_KB_MAX: u32 = 16 * 1024;
 
@@ -122,6 +133,14 @@ impl MountOptions {
             }
             ("allow_other", None) => self.allow_other = true,
             ("digest_xattr", None) => self.digest_xattr = true,
+            ("takeover", None) => self.takeover = Some(true),
+            ("notakeover", None) => self.takeover = Some(false),
+            ("watchdog", Some(value)) => {
+                self.watchdog_secs = number(option, value, 0, SECS_MAX)?;
+            }
+            ("io_timeout", Some(value)) => {
+                self.io_timeout_secs = number(option, value, 0, SECS_MAX)?;
+            }
             ("root_digest", Some(value)) => {
                 let digest = value.parse().map_err(|err| wrong(option, &err))?;
                 if trust.root_digest.is_some_and(|before| before != digest) {

@@ -1,0 +1,116 @@
+//! Is the other one alive? It is started, heard, ended and buried here.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::channel::{self, Heard, Word};
+use super::letter::{Kit, Letter};
+use super::spawn;
+use crate::fuse::journal::Death;
+
+/// How long a process may take to say that it is ready.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a process that is gone may take to be a corpse, or one that was ended to be gone: it may wait for a dying disk.
+const BURIAL_PATIENCE: Duration = Duration::from_secs(1);
+/// A step of waiting for that.
+const STEP: Duration = Duration::from_millis(1);
+
+/// The other process.
+#[derive(Debug)]
+pub(super) struct Peer {
+    socket: OwnedFd,
+    pid: u32,
+    /// What it is called by whoever wants to end it: numbers are used again.
+    handle: Option<OwnedFd>,
+    /// Only who has started it learns how it ended.
+    child: Option<Child>,
+}
+
+impl Peer {
+    /// The one that started us.
+    pub(super) fn of_sender(socket: OwnedFd, pid: u32) -> Peer {
+        Peer { socket, pid, handle: handle(pid), child: None }
+    }
+
+    /// Starts one, and waits until it does what it is for. An error of the kind `NotConnected` is the end: there is no mount
+    /// any more.
+    pub(super) fn start(letter: &Letter, kit: &Kit) -> io::Result<Peer> {
+        let (ours, theirs) = channel::pair()?;
+        let child = spawn::spawn(kit.program.as_fd(), &letter.process_name(), theirs)?;
+        let pid = child.id();
+        let mut peer = Peer { socket: ours, pid, handle: handle(pid), child: Some(child) };
+        let asked = channel::send(peer.socket.as_fd(), &letter.encode()?, &kit.descriptors());
+        match asked.and_then(|()| peer.hear(START_PATIENCE)) {
+            Ok(Heard::Word(Word::Ready)) => Ok(peer),
+            Ok(Heard::Word(Word::Over)) => {
+                peer.bury();
+                Err(io::ErrorKind::NotConnected.into())
+            }
+            other => {
+                peer.end();
+                let death = peer.bury();
+                Err(match other {
+                    Ok(Heard::Word(Word::Failed(why))) => io::Error::other(why),
+                    Ok(Heard::Nothing) => io::Error::other("it did not answer"),
+                    Ok(_) => io::Error::other(format!("it ended at once ({death:?})")),
+                    Err(err) => err,
+                })
+            }
+        }
+    }
+
+    /// Its process.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Says a word to it. That it hears nothing any more is seen elsewhere.
+    pub(super) fn say(&self, word: &Word) {
+        channel::say(self.socket.as_fd(), word).unwrap_or_default();
+    }
+
+    /// Waits for a word. What cannot be understood is as good as nobody.
+    pub(super) fn hear(&self, patience: Duration) -> io::Result<Heard> {
+        channel::hear(self.socket(), patience)
+    }
+
+    /// A second descriptor of the way to it.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Ends it. It is buried later.
+    pub(super) fn end(&mut self) {
+        if let Some(handle) = &self.handle {
+            // It may be gone already.
+            rustix::process::pidfd_send_signal(handle, Signal::KILL).unwrap_or_default();
+        } else if let Some(child) = &mut self.child {
+            child.kill().unwrap_or_default();
+        }
+    }
+
+    /// Learns how it ended, when it is gone.
+    pub(super) fn bury(&mut self) -> Death {
+        let Some(child) = &mut self.child else { return Death::Unknown };
+        let begun = Instant::now();
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) if status.signal() == Some(9) => return Death::Killed,
+                Ok(Some(_)) => return Death::Crashed,
+                Ok(None) if begun.elapsed() < BURIAL_PATIENCE => thread::sleep(STEP),
+                _ => return Death::Unknown,
+            }
+        }
+    }
+}
+
+fn handle(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}

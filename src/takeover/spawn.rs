@@ -1,0 +1,40 @@
+//! How does a process start from a program that has no path? With `execveat(2)`.
+#![allow(unsafe_code, reason = "what runs between fork and exec: see there")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::SigSet;
+
+/// Starts `program` as `name`, with a socket for its standard input and all signals blocked.
+pub(super) fn spawn(program: BorrowedFd<'_>, name: &[u8], socket: OwnedFd) -> io::Result<Child> {
+    let name = CString::new(name)?;
+    let command = CString::new(super::COMMAND)?;
+    let program = program.try_clone_to_owned()?;
+    let exec = move || -> io::Result<()> {
+        // The library has unblocked them. A hang-up in between would end the new process before it can say so.
+        SigSet::all().thread_block()?;
+        let args = [name.as_ptr(), command.as_ptr(), std::ptr::null()];
+        let environment = [std::ptr::null::<libc::c_char>()];
+        // SAFETY: all pointers are to memory that lives on; both lists end with a null.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                program.as_raw_fd(),
+                c"".as_ptr(),
+                args.as_ptr(),
+                environment.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        Err(io::Error::last_os_error())
+    };
+    let mut command = Command::new("ashlar");
+    command.env_clear().stdin(Stdio::from(socket)).stdout(Stdio::inherit());
+    // SAFETY: between fork and exec only system calls are made, without a lock and without memory that is not there yet.
+    unsafe { command.pre_exec(exec) };
+    command.spawn()
+}

@@ -1,0 +1,83 @@
+//! What does a process do that was called to take over? It reads its letter, and becomes what that says.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::channel;
+use super::guard::{self, Guard};
+use super::letter::{Kit, Letter};
+use crate::fuse::journal::Journal;
+use crate::fuse::session::{self, Mounted, Work};
+use crate::{Anchor, CacheLimits, Method, Options, image};
+
+/// What came with the call.
+#[derive(Debug)]
+pub struct Called {
+    /// What there is to know.
+    pub letter: Letter,
+    /// The descriptors.
+    pub kit: Kit,
+    /// The way to who called.
+    pub socket: OwnedFd,
+}
+
+/// Reads the letter from standard input.
+pub fn called() -> io::Result<Called> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let (message, descriptors) = channel::receive(socket.as_fd())?;
+    let (letter, kit) = Letter::decode(&message, descriptors).inspect_err(|err| {
+        let failed = channel::Word::Failed(err.to_string());
+        channel::say(socket.as_fd(), &failed).unwrap_or_default();
+    })?;
+    Ok(Called { letter, kit, socket })
+}
+
+/// Serves the mount from here on.
+pub fn succeed(called: Called) -> io::Result<(Mounted, Arc<Guard>)> {
+    let Called { letter, kit, socket } = called;
+    take_up(&letter, &kit).map_or_else(
+        |err| {
+            let word = if err.kind() == io::ErrorKind::NotConnected {
+                channel::Word::Over
+            } else {
+                channel::Word::Failed(err.to_string())
+            };
+            channel::say(socket.as_fd(), &word).unwrap_or_default();
+            Err(err)
+        },
+        |mounted| {
+            guard::note_panics(&mounted.connection().journal);
+            let socket = socket.try_clone()?;
+            let guard = Guard::join(mounted.connection(), letter.clone(), kit.again()?, socket)?;
+            Ok((mounted, guard))
+        },
+    )
+}
+
+fn take_up(letter: &Letter, kit: &Kit) -> io::Result<Mounted> {
+    let duty = &letter.duty;
+    let method = if duty.is_mapped { Method::Map } else { Method::Pread };
+    let source = image::from_file(File::from(kit.image.try_clone()?), method)?;
+    let digest = duty.root_digest.parse().map_err(io::Error::other)?;
+    let mut options = Options::new(Anchor::RootDigest(digest));
+    options.cache =
+        CacheLimits { data_bytes_max: duty.cache_bytes.0, metadata_bytes_max: duty.cache_bytes.1 };
+    let io_timeout = Duration::from_secs(duty.io_timeout_secs);
+    options.io_timeout = Some(io_timeout).filter(|patience| !patience.is_zero());
+    let tree =
+        crate::open_source(source, &options).map_err(|err| io::Error::other(err.to_string()))?;
+    let work = Work {
+        workers: duty.workers,
+        readahead_kb: duty.readahead_kb,
+        digest_xattr: duty.digest_xattr,
+        image: kit.beside.as_ref().map(OwnedFd::try_clone).transpose()?,
+        recorder: None,
+        anchor: letter.facts.anchor.clone(),
+    };
+    let journal = Journal::open(kit.journal.try_clone()?)?;
+    let device = kit.device.try_clone()?;
+    session::take_up(tree, device, letter.facts.clone(), journal, letter.before, work)
+}

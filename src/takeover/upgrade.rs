@@ -1,0 +1,138 @@
+//! How does a newer program come to serve? It is sent to the server, which starts it, and leaves when it answers.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use super::channel;
+use super::guard::Guard;
+use super::program::Program;
+use crate::fuse::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
+
+/// How long either side waits for the other's words.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an upgrade may take.
+const UPGRADE_PATIENCE: Duration = Duration::from_mins(1);
+/// What is asked for, and the answers.
+const UPGRADE: &[u8] = b"upgrade";
+const DONE: &str = "serves ";
+const REFUSED: &str = "error ";
+/// How often a successor tries to have the socket's name, and how long it waits in between.
+const BIND_ATTEMPTS: u32 = 2400;
+const BIND_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why there was no upgrade. The server that was there goes on serving.
+#[derive(Debug)]
+pub enum UpgradeError {
+    /// The path cannot be looked at.
+    Path(io::Error),
+    /// It is on a file system of another kind.
+    NotOurs,
+    /// The program cannot be read.
+    Program(io::Error),
+    /// The server does not answer.
+    Server(io::Error),
+    /// The server does not want it.
+    Refused(String),
+}
+
+impl fmt::Display for UpgradeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpgradeError::Path(err) => write!(f, "{err}"),
+            UpgradeError::NotOurs => f.write_str("it is not on a mounted image"),
+            UpgradeError::Program(err) => write!(f, "the program cannot be used: {err}"),
+            UpgradeError::Server(err) => {
+                write!(f, "the server of this mount does not take upgrades: {err}")
+            }
+            UpgradeError::Refused(why) => write!(f, "the server goes on as it was: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for UpgradeError {}
+
+fn address(device: Device) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("ashlar/{device}/upgrade"))
+}
+
+/// Has the server of the mount that `path` is on replaced by another program. Returns the new server's process.
+pub fn upgrade(path: &Path, program: &Path) -> Result<u32, UpgradeError> {
+    let place = mountinfo::place(path).map_err(UpgradeError::Path)?;
+    let mount = mountinfo::find(place.device).map_err(UpgradeError::Path)?;
+    let mount = mount.filter(|mount| mount.file_system_type == FILE_SYSTEM_TYPE);
+    let mount = mount.ok_or(UpgradeError::NotOurs)?;
+    let program = Program::copy(program).map_err(UpgradeError::Program)?;
+    let ask = || -> io::Result<String> {
+        let mut stream = UnixStream::connect_addr(&address(place.device)?)?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream)?.uid.as_raw();
+        // Names of sockets are free for all: another user could have taken this one first.
+        if peer != 0 && Some(peer) != mount.user_id {
+            return Err(io::Error::other(format!("user {peer} answers for another user's mount")));
+        }
+        stream.set_read_timeout(Some(UPGRADE_PATIENCE))?;
+        channel::send(stream.as_fd(), UPGRADE, &[program.0.as_fd()])?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(UpgradeError::Server)?;
+    if let Some(pid) = answer.strip_prefix(DONE).and_then(|pid| pid.trim().parse().ok()) {
+        return Ok(pid);
+    }
+    let why = answer.strip_prefix(REFUSED).unwrap_or("it ended without an answer");
+    Err(UpgradeError::Refused(why.trim().to_owned()))
+}
+
+/// Listens for programs, in a thread of its own.
+pub(super) fn listen(guard: &Arc<Guard>, device: Device) -> io::Result<()> {
+    let address = address(device)?;
+    let guard = Arc::downgrade(guard);
+    let serve = move || {
+        for _ in 0..BIND_ATTEMPTS {
+            match UnixListener::bind_addr(&address) {
+                Ok(listener) => return answer_all(&listener, &guard),
+                Err(err) if err.kind() == io::ErrorKind::AddrInUse => thread::sleep(BIND_PAUSE),
+                Err(err) => return tracing::warn!("this server takes no upgrades: {err}"),
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("upgrade".to_owned()).stack_size(128 * 1024);
+    thread.spawn(serve).map(drop)
+}
+
+fn answer_all(listener: &UnixListener, guard: &Weak<Guard>) {
+    for stream in listener.incoming() {
+        let Some(guard) = guard.upgrade() else { return };
+        if let Err(err) = stream.and_then(|stream| answer(stream, &guard)) {
+            tracing::warn!("an upgrade failed: {err}");
+        }
+    }
+}
+
+fn answer(mut stream: UnixStream, guard: &Guard) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream)?.uid;
+    if !peer.is_root() && peer != rustix::process::geteuid() {
+        return stream.write_all(format!("{REFUSED}this is another user's mount").as_bytes());
+    }
+    let (message, mut descriptors) = channel::receive(stream.as_fd())?;
+    let (true, Some(program)) = (message == UPGRADE, descriptors.pop()) else {
+        return stream.write_all(format!("{REFUSED}this is no upgrade").as_bytes());
+    };
+    let mut heard = stream.try_clone()?;
+    let tell = move |pid| {
+        // Whoever asked may have lost patience. The new one serves all the same.
+        heard.write_all(format!("{DONE}{pid}").as_bytes()).unwrap_or_default();
+    };
+    let Err(err) = guard.make_room(program, tell);
+    stream.write_all(format!("{REFUSED}{err}").as_bytes())?;
+    Err(err)
+}
