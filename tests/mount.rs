@@ -261,7 +261,7 @@ fn a_server_that_nobody_waits_for_leaves_no_mount() {
 fn a_server_that_is_killed_is_noticed() {
     limited("a_server_that_is_killed_is_noticed", 60, || {
         let image = Image::build(&[], fill);
-        let mount = image.mount("");
+        let mount = image.mount("notakeover");
         rustix::process::kill_process(mount.server, Signal::KILL).unwrap();
         assert!(mount.server_ends());
         // What the kernel remembers of the root is answered by the kernel, so only the socket tells.

@@ -57,6 +57,12 @@ pub(crate) const CASES: &[Case] = &[
         run: |bench| storm::ends(bench, "reboot"),
     },
     Case {
+        name: "debian-takeover",
+        asks: "does nobody notice that the server of `/` is killed, $ASHLAR_VM_ROUNDS times in a storm (12) and while it stops?",
+        quick: false,
+        run: storm::takes_over,
+    },
+    Case {
         name: "debian-use",
         asks: "does all work on it that one does on a Debian?",
         quick: false,

@@ -47,3 +47,23 @@ pub(super) fn ends(bench: &Bench<'_>, how: &str) -> Result<()> {
     }
     Ok(())
 }
+
+/// How often the server is killed on each machine, where nothing else is said.
+const KILLS: u32 = 12;
+/// What is checked on each machine.
+const TAKEOVER_CHECKS: &str = "checks 5, wrong 0";
+
+/// Kills the server of `/` and its holder on a running machine, and the server while that stops.
+pub(super) fn takes_over(bench: &Bench<'_>) -> Result<()> {
+    let kills = crate::bench::rounds("ASHLAR_VM_ROUNDS", KILLS)?;
+    let debian = Debian::get(bench)?;
+    for kernel in ["6.12", "7"] {
+        let machine = debian.machine(kernel, kernel, By::Initrd("initramfs-tools"))?;
+        for how in ["poweroff", "reboot"] {
+            let words = format!("rw vm.end={how} vm.run=storm,takeover:{kills}");
+            machine.boot(&words)?.console.spoke(TAKEOVER_CHECKS)?;
+        }
+        machine.remove()?;
+    }
+    Ok(())
+}

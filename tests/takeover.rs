@@ -1,0 +1,254 @@
+//! What if the server dies, or its holder, or both? Nobody who uses the mount may notice, or it ends cleanly.
+//!
+//! `ASHLAR_KILLS=1000` for as many kills of the server (a tenth of that of the holder), `ASHLAR_UPGRADES=100` for upgrades.
+
+#[path = "support/mount.rs"]
+mod mount;
+#[path = "support/storm.rs"]
+mod storm;
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mount::{Image, Mount, ashlar, limited, text, within};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use storm::{Storm, summary};
+
+fn number(name: &str, default: u32) -> u32 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+fn pid(status: &serde_json::Value, name: &str) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(status[name].as_i64()?).unwrap())
+}
+
+/// The processes of a mount, when both are there.
+fn both(point: &Path) -> Option<(Pid, Pid)> {
+    let output = ashlar(&["status", "--json", text(point)]);
+    let report = serde_json::from_slice(&output.stdout).ok()?;
+    Some((pid(&report, "server_pid")?, pid(&report, "holder_pid")?))
+}
+
+/// Waits until both are there and `is_new` says so.
+fn settled(point: &Path, mut is_new: impl FnMut((Pid, Pid)) -> bool) -> (Pid, Pid) {
+    let mut found = None;
+    assert!(within(Duration::from_secs(20), || {
+        found = both(point).filter(|it| is_new(*it));
+        found.is_some()
+    }));
+    found.unwrap()
+}
+
+fn kill(process: Pid) -> Instant {
+    kill_process(process, Signal::KILL).unwrap();
+    Instant::now()
+}
+
+fn is_gone(process: Pid) -> bool {
+    // A corpse that nobody has buried yet is gone, too.
+    test_kill_process(process).is_err()
+        || std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()))
+            .map_or(true, |stat| stat.contains(") Z "))
+}
+
+/// A different pause each time.
+fn pause(nth: u32) {
+    thread::sleep(Duration::from_millis(u64::from(nth.wrapping_mul(2_654_435_761) >> 26)));
+}
+
+fn mounted(options: &str) -> (Image, Mount) {
+    let image = Image::build(&[], storm::fill);
+    let mount = image.mount(options);
+    (image, mount)
+}
+
+#[test]
+fn nobody_notices_that_the_server_is_killed() {
+    let kills = number("ASHLAR_KILLS", 40);
+    limited("nobody_notices_that_the_server_is_killed", 60 + u64::from(kills), move || {
+        let (image, mount) = mounted("cachesize=4M");
+        let storm = Storm::begin(&mount.point, &image.source, true);
+        let (mut server, holder) = settled(&mount.point, |_| true);
+        let mut killed = Vec::new();
+        for nth in 0..kills {
+            pause(nth);
+            killed.push(kill(server));
+            server = settled(&mount.point, |it| it.0 != server).0;
+        }
+        let log = std::sync::Arc::clone(&storm.log);
+        let failures = storm.end();
+        let stalls = killed.iter().map(|at| log.stall(*at)).collect();
+        let (p50, p99, max) = summary(stalls);
+        let count = log.count.load(std::sync::atomic::Ordering::Relaxed);
+        println!(
+            "{kills} kills of the server, {count} calls, {} failures; stall p50 {p50} ms, p99 {p99} ms, max {max} ms",
+            failures.len()
+        );
+        assert!(failures.is_empty(), "{:?}", &failures[..failures.len().min(10)]);
+        let report = mount.status();
+        assert_eq!(report["takeovers"], kills);
+        assert_eq!(pid(&report, "holder_pid"), Some(holder));
+        assert_eq!(report["failures"], 0);
+        ends_cleanly(&mount);
+    });
+}
+
+/// Unmounting ends both processes.
+fn ends_cleanly(mount: &Mount) {
+    let (server, holder) = settled(&mount.point, |_| true);
+    mount.umount();
+    assert!(within(Duration::from_secs(10), || is_gone(server) && is_gone(holder)));
+}
+
+#[test]
+fn nobody_notices_that_the_holder_is_killed() {
+    let kills = number("ASHLAR_KILLS", 40).div_ceil(10);
+    limited("nobody_notices_that_the_holder_is_killed", 60 + u64::from(kills), move || {
+        let (image, mount) = mounted("cachesize=4M");
+        let storm = Storm::begin(&mount.point, &image.source, true);
+        let (server, mut holder) = settled(&mount.point, |_| true);
+        for nth in 0..kills {
+            pause(nth);
+            kill(holder);
+            holder = settled(&mount.point, |it| it.1 != holder).1;
+        }
+        // The one that came last does what the first would have done.
+        kill(server);
+        settled(&mount.point, |it| it.0 != server);
+        let failures = storm.end();
+        println!("{kills} kills of the holder, {} failures", failures.len());
+        assert!(failures.is_empty(), "{:?}", &failures[..failures.len().min(10)]);
+        assert_eq!(mount.status()["takeovers"], 1);
+        ends_cleanly(&mount);
+    });
+}
+
+#[test]
+fn when_both_are_killed_at_once_it_survives_or_ends_cleanly() {
+    let rounds = number("ASHLAR_KILLS", 40).div_ceil(50).max(3);
+    limited("when_both_are_killed_at_once_it_survives_or_ends_cleanly", 240, move || {
+        let (mut survived, mut ended) = (0, 0);
+        for nth in 0..rounds {
+            let (_image, mount) = mounted("");
+            let (server, holder) = settled(&mount.point, |_| true);
+            if nth % 2 == 0 {
+                kill(server);
+                thread::sleep(Duration::from_micros(u64::from(nth) * 700));
+                kill(holder);
+            } else {
+                kill(holder);
+                thread::sleep(Duration::from_micros(u64::from(nth) * 700));
+                kill(server);
+            }
+            let lives = within(Duration::from_millis(1500), || {
+                both(&mount.point).is_some_and(|it| it.0 != server && it.1 != holder)
+            });
+            if lives {
+                survived += 1;
+                let large = mount.point.join("large0");
+                assert_eq!(std::fs::read(large).unwrap().len(), 3_000_000);
+                ends_cleanly(&mount);
+            } else {
+                ended += 1;
+                // Whoever asks now hears that there is nobody, at once; and it can be unmounted.
+                let err = std::fs::read_dir(mount.point.join("d3")).map(drop).unwrap_err();
+                assert_eq!(err.raw_os_error(), Some(rustix::io::Errno::NOTCONN.raw_os_error()));
+                mount.umount();
+                assert!(within(Duration::from_secs(5), || is_gone(server) && is_gone(holder)));
+            }
+        }
+        println!("{rounds} times both: {survived} survived, {ended} ended with ENOTCONN");
+    });
+}
+
+#[test]
+fn nobody_notices_an_upgrade() {
+    let upgrades = number("ASHLAR_UPGRADES", 10);
+    limited("nobody_notices_an_upgrade", 60 + 3 * u64::from(upgrades), move || {
+        let (image, mount) = mounted("cachesize=4M");
+        let storm = Storm::begin(&mount.point, &image.source, true);
+        let (mut server, mut holder) = settled(&mount.point, |_| true);
+        for nth in 0..upgrades {
+            pause(nth);
+            let output = ashlar(&["upgrade-daemon", text(&mount.point)]);
+            assert!(output.status.success(), "{output:?}");
+            let now = settled(&mount.point, |it| it.0 != server && it.1 != holder);
+            let said = String::from_utf8(output.stdout).unwrap();
+            assert!(said.contains(&format!("process {} serves", now.0.as_raw_nonzero())), "{said}");
+            assert!(within(Duration::from_secs(10), || is_gone(server) && is_gone(holder)));
+            (server, holder) = now;
+        }
+        let failures = storm.end();
+        println!("{upgrades} upgrades, {} failures", failures.len());
+        assert!(failures.is_empty(), "{:?}", &failures[..failures.len().min(10)]);
+        // Nobody died.
+        assert_eq!(mount.status()["takeovers"], 0);
+        kill(server);
+        settled(&mount.point, |it| it.0 != server);
+        ends_cleanly(&mount);
+    });
+}
+
+#[test]
+fn a_program_that_is_none_changes_nothing() {
+    limited("a_program_that_is_none_changes_nothing", 120, || {
+        let (_image, mount) = mounted("");
+        let before = settled(&mount.point, |_| true);
+        for program in ["/bin/false", "/etc/passwd"] {
+            let output = ashlar(&["upgrade-daemon", "--program", program, text(&mount.point)]);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            assert!(stderr.contains("goes on as it was"), "{stderr}");
+        }
+        assert_eq!(settled(&mount.point, |_| true), before);
+        assert_eq!(std::fs::read(mount.point.join("large0")).unwrap().len(), 3_000_000);
+        ends_cleanly(&mount);
+    });
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_replaced() {
+    limited("a_server_that_does_not_answer_is_replaced", 60, || {
+        let (_image, mount) = mounted("watchdog=1");
+        let (server, _) = settled(&mount.point, |_| true);
+        kill_process(server, Signal::STOP).unwrap();
+        settled(&mount.point, |it| it.0 != server);
+        assert_eq!(std::fs::read(mount.point.join("large1")).unwrap().len(), 3_000_000);
+        ends_cleanly(&mount);
+    });
+}
+
+#[test]
+fn sigterm_ends_both() {
+    limited("sigterm_ends_both", 60, || {
+        let (_image, mount) = mounted("");
+        let (first, holder) = settled(&mount.point, |_| true);
+        kill(first);
+        let (server, _) = settled(&mount.point, |it| it.0 != first);
+        kill_process(server, Signal::TERM).unwrap();
+        assert!(within(Duration::from_secs(10), || is_gone(server) && is_gone(holder)));
+        assert!(!mount::is_mounted(&mount.point));
+    });
+}
+
+#[cfg(feature = "without-cures")]
+#[test]
+fn a_question_that_ends_servers_is_answered_with_an_error_and_all_others_are_served() {
+    limited("poison", 120, || {
+        let (image, mount) = mounted("cachesize=4M");
+        let storm = Storm::begin(&mount.point, &image.source, true);
+        settled(&mount.point, |_| true);
+        for round in 1..=3 {
+            let err = std::fs::metadata(mount.point.join("ashlar-poison")).unwrap_err();
+            assert_eq!(err.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+            settled(&mount.point, |_| true);
+            // How the first server died nobody knows, for it was nobody's child: that counts half.
+            let takeovers = mount.status()["takeovers"].as_u64().unwrap();
+            assert!((3 * round..=3 * round + 1).contains(&takeovers), "{takeovers}");
+        }
+        let failures = storm.end();
+        assert!(failures.is_empty(), "{:?}", &failures[..failures.len().min(10)]);
+        ends_cleanly(&mount);
+    });
+}
