@@ -252,3 +252,44 @@ fn a_question_that_ends_servers_is_answered_with_an_error_and_all_others_are_ser
         ends_cleanly(&mount);
     });
 }
+
+/// Asks for an upgrade as anybody could who has the network in common, with `root` as the proof that the mount is seen.
+fn ask_for_upgrade(point: &Path, root: &Path) -> String {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixStream};
+    let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(point).unwrap());
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let name = format!("ashlar/{major}:{minor}/upgrade");
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let mut stream = UnixStream::connect_addr(&address).unwrap();
+    let (program, root) =
+        (std::fs::File::open("/bin/true").unwrap(), std::fs::File::open(root).unwrap());
+    let descriptors = [program.as_fd(), root.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(&descriptors)));
+    let text = [std::io::IoSlice::new(b"upgrade")];
+    rustix::net::sendmsg(&stream, &text, &mut control, rustix::net::SendFlags::empty()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn who_does_not_see_the_mount_cannot_replace_its_server() {
+    limited("who_does_not_see_the_mount_cannot_replace_its_server", 60, || {
+        let (image, mount) = mounted("");
+        let before = settled(&mount.point, |_| true);
+        for elsewhere in [Path::new("/"), &*image.source, &*mount.point.join("d1")] {
+            let answer = ask_for_upgrade(&mount.point, elsewhere);
+            assert!(answer.contains("does not see the mount"), "{answer}");
+        }
+        // With the mount's root it gets as far as starting the program.
+        let answer = ask_for_upgrade(&mount.point, &mount.point);
+        assert!(answer.contains("it ended at once"), "{answer}");
+        assert_eq!(settled(&mount.point, |_| true), before);
+        ends_cleanly(&mount);
+    });
+}

@@ -16,6 +16,7 @@ use super::peer::Peer;
 use super::program::Program;
 use super::upgrade;
 use crate::fuse::journal::{Death, Journal};
+use crate::fuse::mountinfo::Device;
 use crate::fuse::session::{self, Before, Connection};
 
 /// How long a holder may be silent: it asks each [`PERIOD`] whether we live.
@@ -130,6 +131,11 @@ impl Guard {
         tracing::info!("process {} serves from now on", next.pid());
         self.connection.journal.leave(LEAVE_PATIENCE);
         std::process::exit(0)
+    }
+
+    /// The mount's device number.
+    pub(super) fn device_number(&self) -> Device {
+        self.connection.device_number()
     }
 
     fn holder(&self) -> MutexGuard<'_, Option<Peer>> {

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
+
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::channel;
 use super::guard::Guard;
@@ -19,6 +21,8 @@ use crate::fuse::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an upgrade may take.
 const UPGRADE_PATIENCE: Duration = Duration::from_mins(1);
+/// The number of a mount's root directory (`FUSE_ROOT_ID`).
+const ROOT: u64 = 1;
 /// What is asked for, and the answers.
 const UPGRADE: &[u8] = b"upgrade";
 const DONE: &str = "serves ";
@@ -77,7 +81,9 @@ pub fn upgrade(path: &Path, program: &Path) -> Result<u32, UpgradeError> {
             return Err(io::Error::other(format!("user {peer} answers for another user's mount")));
         }
         stream.set_read_timeout(Some(UPGRADE_PATIENCE))?;
-        channel::send(stream.as_fd(), UPGRADE, &[program.0.as_fd()])?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&mount.mountpoint, flags, Mode::empty())?;
+        channel::send(stream.as_fd(), UPGRADE, &[program.0.as_fd(), root.as_fd()])?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -124,9 +130,17 @@ fn answer(mut stream: UnixStream, guard: &Guard) -> io::Result<()> {
         return stream.write_all(format!("{REFUSED}this is another user's mount").as_bytes());
     }
     let (message, mut descriptors) = channel::receive(stream.as_fd())?;
-    let (true, Some(program)) = (message == UPGRADE, descriptors.pop()) else {
+    let (root, program) = (descriptors.pop(), descriptors.pop());
+    let (true, Some(root), Some(program)) = (message == UPGRADE, root, program) else {
         return stream.write_all(format!("{REFUSED}this is no upgrade").as_bytes());
     };
+    // The socket's name is known to whoever shares our network, a container's superuser among them; the mount's root is
+    // had only by who sees the mount.
+    if !is_root_of(&root, guard.device_number())? {
+        return stream
+            .write_all(format!("{REFUSED}whoever asks does not see the mount").as_bytes());
+    }
+    drop(root);
     let mut heard = stream.try_clone()?;
     let tell = move |pid| {
         // Whoever asked may have lost patience. The new one serves all the same.
@@ -135,4 +149,11 @@ fn answer(mut stream: UnixStream, guard: &Guard) -> io::Result<()> {
     let Err(err) = guard.make_room(program, tell);
     stream.write_all(format!("{REFUSED}{err}").as_bytes())?;
     Err(err)
+}
+
+/// Whether a descriptor is that of a mount's root directory. The kernel knows its attributes, so nobody is asked.
+fn is_root_of(directory: &OwnedFd, device: Device) -> io::Result<bool> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(directory, c"", flags, StatxFlags::INO)?;
+    Ok(Device(stat.stx_dev_major, stat.stx_dev_minor) == device && stat.stx_ino == ROOT)
 }
