@@ -140,14 +140,14 @@ impl Server {
     /// reply says as it is dropped; and so does a question that has ended too many servers.
     fn guard(&self, request: &Request, upcall: Upcall, ino: INodeNo, answer: impl FnOnce()) {
         self.counters.count(upcall);
-        if self.placement.asked(request.pid()) {
-            self.tree.store().wake_prefetch();
-        }
         let Some(_at_work) = self.journal.enter(request.unique().0) else {
             self.counters.count_failure();
             self.failures.tell_poison(upcall, ino);
             return;
         };
+        if self.placement.asked(request.pid()) {
+            self.tree.store().wake_prefetch();
+        }
         if let Err(panic) = catch_unwind(AssertUnwindSafe(answer)) {
             self.counters.count_failure();
             self.failures.tell_panic(upcall, ino, &*panic);

@@ -3,7 +3,7 @@
 //! Two processes have the device through which the kernel asks: the server, which answers, and the holder, which does nothing but
 //! watch the server and start another one. The server watches the holder likewise. As long as one of them lives, the mount does;
 //! what a dead server left unanswered the kernel asks its successor again. Both start from a copy of the program that nothing
-//! can take away, and neither ever opens a path.
+//! can take away, and those of `/` never open a path.
 //!
 //! Each is started by the other in the same way: with one message that has all there is to know and all descriptors, through
 //! a socket that it finds as its standard input. The socket stays, and tells each when the other one is gone.
@@ -21,10 +21,10 @@ mod upgrade;
 
 pub use guard::Guard;
 pub use holder::hold;
-pub use letter::{Duty, Kit, Letter, Role};
+pub use letter::{Duty, Kit, Letter, Namespace, Role};
 pub use program::Program;
 pub use successor::{Called, called, succeed};
-pub use upgrade::{UpgradeError, upgrade};
+pub use upgrade::{UpgradeError, mount_namespace, upgrade};
 
 /// The hidden command by which either process is started.
 pub const COMMAND: &str = "succeed";

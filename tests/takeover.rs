@@ -8,6 +8,7 @@ mod mount;
 mod storm;
 
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -253,8 +254,8 @@ fn a_question_that_ends_servers_is_answered_with_an_error_and_all_others_are_ser
     });
 }
 
-/// Asks for an upgrade as anybody could who has the network in common, with `root` as the proof that the mount is seen.
-fn ask_for_upgrade(point: &Path, root: &Path) -> String {
+/// Asks for an upgrade as anybody could who has the network in common, with `seen` for the name space of mounts.
+fn ask_for_upgrade(point: &Path, seen: &Path) -> String {
     use std::io::Read;
     use std::os::fd::AsFd;
     use std::os::linux::net::SocketAddrExt;
@@ -264,9 +265,9 @@ fn ask_for_upgrade(point: &Path, root: &Path) -> String {
     let name = format!("ashlar/{major}:{minor}/upgrade");
     let address = SocketAddr::from_abstract_name(name).unwrap();
     let mut stream = UnixStream::connect_addr(&address).unwrap();
-    let (program, root) =
-        (std::fs::File::open("/bin/true").unwrap(), std::fs::File::open(root).unwrap());
-    let descriptors = [program.as_fd(), root.as_fd()];
+    let (program, seen) =
+        (std::fs::File::open("/bin/true").unwrap(), std::fs::File::open(seen).unwrap());
+    let descriptors = [program.as_fd(), seen.as_fd()];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
     assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(&descriptors)));
@@ -278,18 +279,83 @@ fn ask_for_upgrade(point: &Path, root: &Path) -> String {
 }
 
 #[test]
-fn who_does_not_see_the_mount_cannot_replace_its_server() {
-    limited("who_does_not_see_the_mount_cannot_replace_its_server", 60, || {
+fn who_is_elsewhere_cannot_replace_a_server() {
+    limited("who_is_elsewhere_cannot_replace_a_server", 60, || {
         let (image, mount) = mounted("");
         let before = settled(&mount.point, |_| true);
-        for elsewhere in [Path::new("/"), &*image.source, &*mount.point.join("d1")] {
+        for elsewhere in [Path::new("/proc/self/ns/net"), &*image.source, &*mount.point] {
             let answer = ask_for_upgrade(&mount.point, elsewhere);
-            assert!(answer.contains("does not see the mount"), "{answer}");
+            assert!(answer.contains("another name space"), "{answer}");
         }
-        // With the mount's root it gets as far as starting the program.
-        let answer = ask_for_upgrade(&mount.point, &mount.point);
-        assert!(answer.contains("it ended at once"), "{answer}");
+        let inside = Command::new("unshare")
+            .args(["--mount", mount::ASHLAR, "upgrade-daemon", text(&mount.point)])
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&inside.stderr);
+        assert!(stderr.contains("another name space"), "{stderr}");
+        // And a program that somebody could change is not taken from anybody.
+        let answer = ask_for_upgrade(&mount.point, Path::new("/proc/self/ns/mnt"));
+        assert!(answer.contains("no sealed copy"), "{answer}");
         assert_eq!(settled(&mount.point, |_| true), before);
+        ends_cleanly(&mount);
+    });
+}
+
+/// No test: what runs when this file's program is sent as a server. It says that it is ready, and is gone.
+#[test]
+fn succeed_by_saying_so() {
+    use std::os::fd::AsFd;
+    let stdin = std::io::stdin();
+    let kind = rustix::net::sockopt::socket_type(stdin.as_fd());
+    if kind == Ok(rustix::net::SocketType::SEQPACKET) {
+        rustix::io::write(stdin.as_fd(), b"\"Ready\"").unwrap();
+        std::process::exit(0);
+    }
+}
+
+#[test]
+fn a_program_that_dies_when_it_should_serve_changes_nothing() {
+    limited("a_program_that_dies_when_it_should_serve_changes_nothing", 60, || {
+        let (image, mount) = mounted("cachesize=4M");
+        let before = settled(&mount.point, |_| true);
+        let storm = Storm::begin(&mount.point, &image.source, true);
+        let program = std::env::current_exe().unwrap();
+        for _ in 0..5 {
+            let output =
+                ashlar(&["upgrade-daemon", "--program", text(&program), text(&mount.point)]);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(stderr.contains("it found no holder"), "{stderr}");
+        }
+        let failures = storm.end();
+        assert!(failures.is_empty(), "{:?}", &failures[..failures.len().min(10)]);
+        assert_eq!(settled(&mount.point, |_| true), before);
+        ends_cleanly(&mount);
+    });
+}
+
+#[test]
+fn who_is_idle_costs_nothing() {
+    limited("who_is_idle_costs_nothing", 60, || {
+        let (_image, mount) = mounted("watchdog=2");
+        let (server, holder) = settled(&mount.point, |_| true);
+        let switches = |process: Pid| -> u64 {
+            let tasks =
+                std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())).unwrap();
+            let of = |task: std::io::Result<std::fs::DirEntry>| {
+                let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+                let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
+                counts
+                    .map(|line| line.rsplit('\t').next().unwrap().parse::<u64>().unwrap())
+                    .sum::<u64>()
+            };
+            tasks.map(of).sum()
+        };
+        thread::sleep(Duration::from_secs(1));
+        let before = switches(server) + switches(holder);
+        thread::sleep(Duration::from_secs(8));
+        let more = switches(server) + switches(holder) - before;
+        // Two words and their answers a second, and some for whoever looks after the caches.
+        assert!(more < 400, "{more} switches in 8 s");
         ends_cleanly(&mount);
     });
 }

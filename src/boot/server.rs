@@ -22,7 +22,7 @@ use crate::fuse::mount::Settings;
 use crate::fuse::mountinfo;
 use crate::fuse::recorder::Recorder;
 use crate::fuse::session::{self, Mounted, Work};
-use crate::takeover::{Duty, Guard, Program};
+use crate::takeover::{Duty, Guard, Program, mount_namespace};
 use crate::trust::Anchor;
 
 /// Most threads that answer the kernel, as for `ashlar mount`; and never fewer than two: while one reads for the kernel, what
@@ -136,7 +136,8 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     // Until now whoever started us may have ended us.
     let guard = inheritance.and_then(|it| it.guard(&mounted));
     let ended = mounted.wait();
-    if let Some(guard) = guard {
+    // What ended by a fault goes on with a successor.
+    if let (Some(guard), Ok(())) = (guard, &ended) {
         guard.over();
     }
     match &ended {
@@ -170,6 +171,7 @@ fn inheritance(tree: &Tree, work: &Work, args: &ServerArgs) -> Option<Inheritanc
                 is_mapped: false,
                 log_level: "info".to_owned(),
                 is_root: true,
+                namespace: mount_namespace()?,
                 is_foreground: false,
                 watchdog_secs: WATCHDOG_SECS,
                 io_timeout_secs: args.io_timeout_secs,

@@ -245,7 +245,8 @@ fn undo(mounted: Mounted, stopper: &Stopper, failure: &Failure) {
 /// Waits for the end. What a mount ends with is worth a line in the log, for nobody hears the exit status.
 fn finish(mounted: Mounted, guard: Option<&Guard>) -> Outcome {
     let ended = mounted.wait();
-    if let Some(guard) = guard {
+    // What ended by a fault goes on with a successor.
+    if let (Some(guard), Ok(())) = (guard, &ended) {
         guard.over();
     }
     match &ended {

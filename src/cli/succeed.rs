@@ -51,6 +51,11 @@ fn prepare(called: &Called) -> Result<(), Failure> {
         crate::boot::hygiene::again()?;
         return Ok(());
     }
+    #[cfg(not(feature = "boot"))]
+    if called.letter.duty.is_root {
+        return Err(Failure::new("this program was built without what the server of / needs")
+            .hint("build it with the feature `boot`"));
+    }
     // Nobody's terminal, so that ^C is for the server only.
     if called.letter.role == Role::Holder || !called.letter.duty.is_foreground {
         rustix::process::setsid().map(drop).unwrap_or_default();

@@ -24,6 +24,17 @@ const NOTIFY_RESEND: i32 = 7;
 /// Length of the head of what goes to the kernel (`struct fuse_out_header`).
 const OUT_HEADER_LEN: u32 = 16;
 
+/// Where the upper half of the flags stands in the greeting (`struct fuse_in_header`, then `flags2` of `struct fuse_init_in`), and
+/// which of them says that the kernel can ask again (`FUSE_HAS_RESEND`, bit 39 of all flags).
+const FLAGS_2_AT: usize = 40 + 16;
+const HAS_RESEND: u32 = 1 << (39 - 32);
+
+/// Whether the kernel says that it can ask again.
+pub(super) fn can_ask_again(greeting: &[u8]) -> bool {
+    let flags = greeting.get(FLAGS_2_AT..).and_then(|rest| rest.first_chunk().copied());
+    u32::from_ne_bytes(flags.unwrap_or_default()) & HAS_RESEND != 0
+}
+
 /// What the kernel says first (`FUSE_INIT`).
 pub(super) fn hear(device: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut greeting = vec![0; GREETING_ROOM];

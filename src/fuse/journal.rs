@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::thread;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ const SUSPECT_WORDS: usize = 2;
 const GUILTY: u64 = 120;
 /// From here on a question is answered when nothing else is.
 const ALONE: u64 = 40;
+/// How long it waits for that, and others for it.
+const ALONE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -60,6 +62,8 @@ pub enum Death {
     Killed,
     /// Nobody knows: it was no child of whom it left behind.
     Unknown,
+    /// Its holder ended it, because it did not answer. That may be the disk's fault, and says nothing about a question.
+    Replaced,
 }
 
 impl Death {
@@ -70,6 +74,7 @@ impl Death {
             Death::Crashed => 40,
             Death::Unknown => 20,
             Death::Killed => 1,
+            Death::Replaced => 0,
         }
     }
 }
@@ -161,7 +166,8 @@ impl Journal {
         self.word(PANICKED_AT).store(1, Ordering::Release);
     }
 
-    /// Takes over what a dead server left: suspects whoever was at work, and returns these questions.
+    /// Takes over what a dead server left: suspects whoever was at work. Returns the questions that may be unanswered: these, and those
+    /// that were suspected before, for whoever was answered is not.
     pub fn inherit(&self, death: Death) -> Vec<u64> {
         if self.word(LAYOUT_AT).load(Ordering::Relaxed) != LAYOUT {
             // Another program's page: what it says of time and number of deaths is lost with the rest.
@@ -171,16 +177,15 @@ impl Journal {
         let panicked = self.word(PANICKED_AT).swap(0, Ordering::AcqRel) != 0;
         let death = if panicked { Death::Crashed } else { death };
         self.word(TAKEOVERS_AT).fetch_add(1, Ordering::Relaxed);
-        let mut left = Vec::new();
         for slot in 0..SLOT_COUNT {
             let unique = self.slot(slot, 0).swap(0, Ordering::AcqRel);
             if unique != 0 {
                 self.suspect(unique, death.weight());
-                left.push(unique);
             }
         }
-        let any = (0..SUSPECT_COUNT).any(|nth| self.suspected(nth, 0).load(Ordering::Relaxed) != 0);
-        self.has_suspects.store(any, Ordering::Release);
+        let suspects = (0..SUSPECT_COUNT).map(|nth| self.suspected(nth, 0).load(Ordering::Relaxed));
+        let left: Vec<u64> = suspects.filter(|unique| *unique != 0).collect();
+        self.has_suspects.store(!left.is_empty(), Ordering::Release);
         left
     }
 
@@ -196,10 +201,11 @@ impl Journal {
             if score >= GUILTY {
                 return None;
             }
+            // Not for ever: what one question waits for may be another one's answer.
             if score >= ALONE {
-                at_work.alone = Some(self.alone.write().unwrap_or_else(PoisonError::into_inner));
+                at_work.alone = soon(|| self.alone.try_write());
             } else {
-                at_work.others = Some(self.alone.read().unwrap_or_else(PoisonError::into_inner));
+                at_work.others = soon(|| self.alone.try_read());
             }
         }
         at_work.slot = self.own_slot();
@@ -210,15 +216,15 @@ impl Journal {
         Some(at_work)
     }
 
-    /// For how long the oldest question has been at work.
-    pub fn oldest(&self) -> Option<Duration> {
+    /// The question that has been at work for longest, and for how long.
+    pub fn oldest(&self) -> Option<(u64, Duration)> {
         let now = now_ms();
         let ages = (0..SLOT_COUNT).filter_map(|slot| {
-            let busy = self.slot(slot, 0).load(Ordering::Acquire) != 0;
+            let unique = self.slot(slot, 0).load(Ordering::Acquire);
             let since = self.slot(slot, 1).load(Ordering::Relaxed);
-            busy.then(|| Duration::from_millis(now.saturating_sub(since)))
+            (unique != 0).then(|| (unique, Duration::from_millis(now.saturating_sub(since))))
         });
-        ages.max()
+        ages.max_by_key(|(_, age)| *age)
     }
 
     /// From now on no thread of this process reads another question when it has answered one; returns when none is at
@@ -295,6 +301,10 @@ impl Drop for AtWork<'_> {
             // It was answered, so it was not this one.
             journal.suspected(nth, 1).store(0, Ordering::Relaxed);
             journal.suspected(nth, 0).store(0, Ordering::Relaxed);
+            let is_suspected = |nth| journal.suspected(nth, 0).load(Ordering::Relaxed) != 0;
+            if !(0..SUSPECT_COUNT).any(is_suspected) {
+                journal.has_suspects.store(false, Ordering::Release);
+            }
         }
         if let Some(slot) = self.slot {
             journal.slot(slot, 0).store(0, Ordering::Release);
@@ -305,6 +315,23 @@ impl Drop for AtWork<'_> {
             self.alone = None;
             loop {
                 thread::park();
+            }
+        }
+    }
+}
+
+/// A lock, if it can be had in [`ALONE_PATIENCE`].
+fn soon<T>(attempt: impl Fn() -> Result<T, TryLockError<T>>) -> Option<T> {
+    let step = Duration::from_millis(1);
+    let mut left = ALONE_PATIENCE;
+    loop {
+        match attempt() {
+            Ok(lock) => return Some(lock),
+            Err(TryLockError::Poisoned(lock)) => return Some(lock.into_inner()),
+            Err(TryLockError::WouldBlock) if left.is_zero() => return None,
+            Err(TryLockError::WouldBlock) => {
+                thread::sleep(step);
+                left = left.saturating_sub(step);
             }
         }
     }
@@ -375,6 +402,28 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_was_replaced_says_nothing_about_its_questions() {
+        let mut journal = Journal::create(0).unwrap();
+        for _ in 0..1000 {
+            std::mem::forget(journal.enter(4).unwrap());
+            journal = successor(&journal);
+            assert_eq!(journal.inherit(Death::Replaced), [4]);
+        }
+        assert!(journal.enter(4).unwrap().alone.is_none());
+        assert!(!journal.has_suspects.load(Ordering::Relaxed), "it was answered");
+    }
+
+    #[test]
+    fn a_suspect_does_not_wait_for_ever() {
+        let journal = Journal::create(0).unwrap();
+        std::mem::forget(journal.enter(4).unwrap());
+        let next = successor(&journal);
+        next.inherit(Death::Crashed);
+        let _other = next.enter(6).unwrap();
+        assert!(next.enter(4).unwrap().alone.is_none());
+    }
+
+    #[test]
     fn a_suspect_is_alone() {
         let journal = Journal::create(0).unwrap();
         std::mem::forget(journal.enter(4).unwrap());
@@ -410,6 +459,8 @@ mod tests {
         assert_eq!(journal.oldest(), None);
         let _at_work = journal.enter(4);
         thread::sleep(Duration::from_millis(60));
-        assert!(journal.oldest().unwrap() >= Duration::from_millis(40));
+        let (unique, age) = journal.oldest().unwrap();
+        assert_eq!(unique, 4);
+        assert!(age >= Duration::from_millis(40));
     }
 }

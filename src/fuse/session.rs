@@ -59,6 +59,13 @@ pub struct Facts {
     pub anchor: String,
 }
 
+impl Facts {
+    /// Whether this kernel can ask again what a dead server left (`FUSE_HAS_RESEND`, Linux 6.9).
+    pub fn can_ask_again(&self) -> bool {
+        adopt::can_ask_again(&self.greeting)
+    }
+}
+
 /// A connection with the kernel, which another server can take up.
 #[derive(Debug)]
 pub struct Connection {

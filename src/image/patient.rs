@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -27,7 +27,10 @@ pub struct Patient {
 }
 
 #[derive(Debug, Default)]
-struct Threads(Mutex<State>);
+struct Threads {
+    state: Mutex<State>,
+    came_back: Condvar,
+}
 
 #[derive(Default)]
 struct State {
@@ -68,20 +71,23 @@ impl Patient {
 
 impl Threads {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread that has nothing to do.
-    fn take(self: &Arc<Self>) -> io::Result<Sender<Job>> {
+    /// A thread that has nothing to do, now or soon.
+    fn take(self: &Arc<Self>, patience: Duration) -> io::Result<Sender<Job>> {
         let mut state = self.lock();
         if let Some(thread) = state.idle.pop() {
             return Ok(thread);
         }
         if state.count >= THREADS_MAX {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("{THREADS_MAX} reads wait for the disk already"),
-            ));
+            let none = |state: &mut State| state.idle.is_empty();
+            let waited = self.came_back.wait_timeout_while(state, patience, none);
+            let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            return state.idle.pop().ok_or_else(|| {
+                let why = format!("{THREADS_MAX} reads wait for the disk already");
+                io::Error::new(io::ErrorKind::TimedOut, why)
+            });
         }
         let (sender, jobs) = mpsc::channel();
         let threads = Arc::downgrade(self);
@@ -100,6 +106,7 @@ fn work(jobs: &Receiver<Job>, threads: &Weak<Threads>) {
         // First, so that who is answered finds it idle; and who asked may have lost patience.
         if let Some(threads) = threads.upgrade() {
             threads.lock().idle.push(thread);
+            threads.came_back.notify_one();
         }
         answer.try_send(read).unwrap_or_default();
     }
@@ -126,7 +133,7 @@ impl Source for Patient {
         if self.read_at_once(buf, offset) {
             return Ok(());
         }
-        let thread = self.threads.take()?;
+        let thread = self.threads.take(self.patience)?;
         let (answer, read) = mpsc::sync_channel(1);
         let source = Arc::clone(&self.source);
         let job = Job { source, offset, len: buf.len(), answer, thread: thread.clone() };

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -27,8 +27,10 @@ pub(super) enum Word {
     Failed(String),
     /// It is unmounted, or somebody else watches: you may end.
     Over,
-    /// The one who watched us both is gone: have one of your own.
+    /// Have a holder of your own.
     Yours,
+    /// I have one.
+    Held,
     /// Do you still live?
     Ping,
     /// Yes.
@@ -72,12 +74,17 @@ pub(super) fn send(
 
 /// Waits for a message; nothing of it when the other one is gone.
 pub(super) fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    receive_with(socket, RecvFlags::empty())
+}
+
+fn receive_with(socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
     let mut message = vec![0; MESSAGE_LEN_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
         let into = &mut [IoSliceMut::new(&mut message)];
-        rustix::net::recvmsg(socket, into, &mut control, RecvFlags::CMSG_CLOEXEC)
+        rustix::net::recvmsg(socket, into, &mut control, flags)
     })?;
     message.truncate(received.bytes);
     let mut descriptors = Vec::new();
@@ -105,7 +112,9 @@ pub(super) fn hear(socket: BorrowedFd<'_>, patience: Duration) -> io::Result<Hea
         Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Heard::Nothing),
         result => result.map(drop)?,
     }
-    let (message, _) = match receive(socket.as_fd()) {
+    // Somebody else may have heard it since.
+    let (message, _) = match receive_with(socket, RecvFlags::DONTWAIT) {
+        Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
         Err(err) if err.kind() == io::ErrorKind::ConnectionReset => return Ok(Heard::Gone),
         received => received?,
     };
@@ -117,6 +126,8 @@ pub(super) fn hear(socket: BorrowedFd<'_>, patience: Duration) -> io::Result<Hea
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]

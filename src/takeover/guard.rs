@@ -6,21 +6,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::back_off::BackOff;
 use super::channel::{self, Heard, Word};
 use super::holder::PERIOD;
-use super::letter::{Duty, Kit, Letter, Role};
+use super::letter::{Duty, Kit, Letter, Namespace, Role};
 use super::peer::Peer;
 use super::program::Program;
 use super::upgrade;
 use crate::fuse::journal::{Death, Journal};
-use crate::fuse::mountinfo::Device;
 use crate::fuse::session::{self, Before, Connection};
 
-/// How long a holder may be silent: it asks each [`PERIOD`] whether we live.
-const SILENCE_MAX: Duration = Duration::from_secs(6 * PERIOD.as_secs());
+/// For how many of its periods a holder may be silent: it asks in each whether we live.
+const SILENT_MAX: u32 = 6;
+/// How long a new server may take to have a holder.
+const HELD_PATIENCE: Duration = Duration::from_secs(40);
 /// How long questions that are at work may take when this server makes room for another.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -58,7 +59,7 @@ impl Guard {
         let letter = Letter::new(connection.facts.clone(), duty, name, &kit);
         let guard = Guard::new(connection, letter, kit);
         guard.start_holder()?;
-        guard.watch()?;
+        guard.watch().inspect_err(|_| guard.over())?;
         Ok(guard)
     }
 
@@ -99,43 +100,48 @@ impl Guard {
     }
 
     /// Has a newer program serve, and ends this process when it does. Returns only when it does not: then all is as it was.
+    ///
+    /// At each step somebody holds the mount who lives: the new server has a holder of its own before ours is dismissed. Should
+    /// this process be ended in between, its holder starts another server beside the new one: two that answer are no harm.
     pub(super) fn make_room(
         &self,
         program: OwnedFd,
         tell: impl FnOnce(u32),
     ) -> io::Result<std::convert::Infallible> {
-        if self.letter.duty.is_root && !Program(program.try_clone()?).is_static()? {
+        if !self.letter.facts.can_ask_again() {
+            return Err(io::Error::other(
+                "this kernel cannot ask again what a server leaves behind (Linux 6.9 can)",
+            ));
+        }
+        let program = Program::sealed(program)?;
+        if self.letter.duty.is_root && !program.is_static()? {
             return Err(io::Error::other(
                 "the program needs libraries, which the server of / cannot have",
             ));
         }
-        let kit = self.kit.with_program(program)?;
+        let kit = self.kit.with_program(program.0)?;
         let letter = self.letter.to(Role::Server, Before::Leaving);
-        let next = Peer::start(&letter, &kit).inspect_err(|_| {
-            // It may have read a question before it died.
-            session::ask_again(&self.connection, &[]).unwrap_or_default();
-        })?;
-        self.is_over.store(true, Ordering::SeqCst);
-        if let Some(holder) = &mut *self.holder() {
-            holder.say(&Word::Over);
-            let asked = Instant::now();
-            while !matches!(holder.hear(PERIOD), Ok(Heard::Gone) | Err(_)) {
-                if asked.elapsed() > PERIOD {
-                    holder.end();
-                    break;
-                }
-            }
-        }
+        // What one that fails has read is asked again.
+        let ask_again = || session::ask_again(&self.connection, &[]).unwrap_or_default();
+        let mut next = Peer::start(&letter, &kit).inspect_err(|_| ask_again())?;
         next.say(&Word::Yours);
+        let held = next.hear(HELD_PATIENCE);
+        if !matches!(held, Ok(Heard::Word(Word::Held))) {
+            next.end();
+            let death = next.bury();
+            ask_again();
+            return Err(io::Error::other(format!("it found no holder ({death:?})")));
+        }
+        self.over();
         tell(next.pid());
         tracing::info!("process {} serves from now on", next.pid());
         self.connection.journal.leave(LEAVE_PATIENCE);
         std::process::exit(0)
     }
 
-    /// The mount's device number.
-    pub(super) fn device_number(&self) -> Device {
-        self.connection.device_number()
+    /// The name space whose processes may send a newer program.
+    pub(super) fn namespace(&self) -> Namespace {
+        self.letter.duty.namespace
     }
 
     fn holder(&self) -> MutexGuard<'_, Option<Peer>> {
@@ -143,8 +149,13 @@ impl Guard {
     }
 
     fn set_holder(&self, holder: Peer) {
+        let mut place = self.holder();
+        // It may have become over while there was nobody to be told.
+        if self.is_over.load(Ordering::SeqCst) {
+            holder.say(&Word::Over);
+        }
         self.connection.holder.store(holder.pid(), Ordering::Relaxed);
-        *self.holder() = Some(holder);
+        *place = Some(holder);
     }
 
     fn start_holder(&self) -> io::Result<()> {
@@ -163,27 +174,28 @@ impl Guard {
 
     fn keep_holder(&self) {
         let mut back_off = BackOff::new();
-        let mut heard = Instant::now();
+        // Not by the clock: after all of us have stood still, nobody has been silent for long.
+        let mut silent = 0_u32;
         loop {
             // Not under the lock: others say words meanwhile.
             let socket = self.holder().as_ref().map(|it| it.socket().try_clone_to_owned());
             let Some(Ok(socket)) = socket else { return };
             match channel::hear(socket.as_fd(), PERIOD) {
                 Ok(Heard::Word(word)) => {
-                    heard = Instant::now();
+                    silent = 0;
                     if word == Word::Ping
                         && let Some(holder) = &*self.holder()
                     {
                         holder.say(&Word::Pong);
                     }
                 }
-                Ok(Heard::Nothing) if heard.elapsed() < SILENCE_MAX => {}
+                Ok(Heard::Nothing) if silent < SILENT_MAX => silent = silent.saturating_add(1),
                 Ok(_) | Err(_) => {
                     if self.is_over.load(Ordering::SeqCst) {
                         return;
                     }
                     self.replace_holder(&mut back_off);
-                    heard = Instant::now();
+                    silent = 0;
                 }
             }
         }
@@ -216,7 +228,12 @@ impl Guard {
             let mut is_ours = false;
             loop {
                 match before.hear(PERIOD) {
-                    Ok(Heard::Word(Word::Yours)) => is_ours = guard.take_charge(),
+                    Ok(Heard::Word(Word::Yours)) if !is_ours => {
+                        is_ours = guard.take_charge();
+                        if is_ours {
+                            before.say(&Word::Held);
+                        }
+                    }
                     Ok(Heard::Gone) | Err(_) => break,
                     Ok(_) => {}
                 }

@@ -21,6 +21,15 @@ pub enum Role {
     Holder,
 }
 
+/// A name space, as stat(2) tells it from others (namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    /// The device of `nsfs`.
+    pub device: u64,
+    /// The number on it.
+    pub inode: u64,
+}
+
 /// How a mount is to be served.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an answer of its own")]
@@ -41,6 +50,8 @@ pub struct Duty {
     pub log_level: String,
     /// Whether this is the server of `/` (BOOT.md): it may open nothing, and nobody may end it.
     pub is_root: bool,
+    /// The name space of mounts of whoever mounted it: only from there a newer program may be sent.
+    pub namespace: Namespace,
     /// Whether it logs to its standard error.
     pub is_foreground: bool,
     /// After so many seconds without an answer of the disk a read fails; 0 for never.

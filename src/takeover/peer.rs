@@ -21,6 +21,27 @@ const BURIAL_PATIENCE: Duration = Duration::from_secs(1);
 /// A step of waiting for that.
 const STEP: Duration = Duration::from_millis(1);
 
+/// Why a process does not do what it was started for.
+#[derive(Debug)]
+pub(super) struct NotStarted {
+    /// What it said, or what there is to say about it.
+    pub(super) why: String,
+    /// How it ended, if it did so by itself: it may have been at work already.
+    pub(super) death: Option<Death>,
+}
+
+impl From<io::Error> for NotStarted {
+    fn from(err: io::Error) -> Self {
+        NotStarted { why: err.to_string(), death: None }
+    }
+}
+
+impl From<NotStarted> for io::Error {
+    fn from(not: NotStarted) -> Self {
+        io::Error::other(not.why)
+    }
+}
+
 /// The other process.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -38,9 +59,8 @@ impl Peer {
         Peer { socket, pid, handle: handle(pid), child: None }
     }
 
-    /// Starts one, and waits until it does what it is for. An error of the kind `NotConnected` is the end: there is no mount
-    /// any more.
-    pub(super) fn start(letter: &Letter, kit: &Kit) -> io::Result<Peer> {
+    /// Starts one, and waits until it does what it is for.
+    pub(super) fn start(letter: &Letter, kit: &Kit) -> Result<Peer, NotStarted> {
         let (ours, theirs) = channel::pair()?;
         let child = spawn::spawn(kit.program.as_fd(), &letter.process_name(), theirs)?;
         let pid = child.id();
@@ -48,19 +68,20 @@ impl Peer {
         let asked = channel::send(peer.socket.as_fd(), &letter.encode()?, &kit.descriptors());
         match asked.and_then(|()| peer.hear(START_PATIENCE)) {
             Ok(Heard::Word(Word::Ready)) => Ok(peer),
-            Ok(Heard::Word(Word::Over)) => {
-                peer.bury();
-                Err(io::ErrorKind::NotConnected.into())
+            Ok(Heard::Gone) => {
+                let death = peer.bury();
+                Err(NotStarted { why: format!("it ended at once ({death:?})"), death: Some(death) })
             }
             other => {
                 peer.end();
-                let death = peer.bury();
-                Err(match other {
-                    Ok(Heard::Word(Word::Failed(why))) => io::Error::other(why),
-                    Ok(Heard::Nothing) => io::Error::other("it did not answer"),
-                    Ok(_) => io::Error::other(format!("it ended at once ({death:?})")),
-                    Err(err) => err,
-                })
+                peer.bury();
+                let why = match other {
+                    Ok(Heard::Word(Word::Failed(why))) => why,
+                    Ok(Heard::Nothing) => "it did not answer".to_owned(),
+                    Ok(_) => "it said something else".to_owned(),
+                    Err(err) => err.to_string(),
+                };
+                Err(NotStarted { why, death: None })
             }
         }
     }
@@ -93,6 +114,11 @@ impl Peer {
         } else if let Some(child) = &mut self.child {
             child.kill().unwrap_or_default();
         }
+    }
+
+    /// Whether there is nothing left of it that we would have to see to.
+    pub(super) fn is_buried(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
     }
 
     /// Learns how it ended, when it is gone.

@@ -13,6 +13,10 @@ const OURS: &str = "/proc/self/exe";
 const INTERPRETER: u32 = 3;
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 
+/// What cannot be done to a copy any more.
+const SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+
 /// A program.
 #[derive(Debug)]
 pub struct Program(pub(super) OwnedFd);
@@ -28,13 +32,25 @@ impl Program {
     pub fn copy(path: &Path) -> io::Result<Program> {
         let mut file = File::open(path)?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let memory = rustix::fs::memfd_create(c"ashlar", flags)?;
+        // Where memory may not be executed unless one says so (`vm.memfd_noexec`); kernels before Linux 6.3 do not know the word.
+        let memory = rustix::fs::memfd_create(c"ashlar", flags | MemfdFlags::EXEC);
+        let memory = memory.or_else(|err| match err {
+            rustix::io::Errno::INVAL => rustix::fs::memfd_create(c"ashlar", flags),
+            _ => Err(err),
+        })?;
         let mut copy = File::from(memory);
         io::copy(&mut file, &mut copy)?;
         copy.seek(SeekFrom::Start(0))?;
-        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-        rustix::fs::fcntl_add_seals(&copy, seals)?;
+        rustix::fs::fcntl_add_seals(&copy, SEALS)?;
         Ok(Program(copy.into()))
+    }
+
+    /// A copy that somebody else made; nobody must be able to change it.
+    pub(super) fn sealed(memory: OwnedFd) -> io::Result<Program> {
+        if rustix::fs::fcntl_get_seals(&memory).is_ok_and(|seals| seals.contains(SEALS)) {
+            return Ok(Program(memory));
+        }
+        Err(io::Error::other("the program is no sealed copy in memory"))
     }
 
     /// Whether it needs nothing but itself: a program that wants libraries would look for them on the root that it serves.

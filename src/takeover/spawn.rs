@@ -7,16 +7,21 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 
-/// Starts `program` as `name`, with a socket for its standard input and all signals blocked.
+/// Starts `program` as `name`, with a socket for its standard input, and deaf to signals.
 pub(super) fn spawn(program: BorrowedFd<'_>, name: &[u8], socket: OwnedFd) -> io::Result<Child> {
     let name = CString::new(name)?;
     let command = CString::new(super::COMMAND)?;
     let program = program.try_clone_to_owned()?;
     let exec = move || -> io::Result<()> {
         // The library has unblocked them. A hang-up in between would end the new process before it can say so.
-        SigSet::all().thread_block()?;
+        // What a fault of its own raises is not blocked: the kernel would not ask its handler.
+        let mut signals = SigSet::all();
+        for own in [Signal::SIGBUS, Signal::SIGSEGV, Signal::SIGFPE, Signal::SIGILL] {
+            signals.remove(own);
+        }
+        signals.thread_block()?;
         let args = [name.as_ptr(), command.as_ptr(), std::ptr::null()];
         let environment = [std::ptr::null::<libc::c_char>()];
         // SAFETY: all pointers are to memory that lives on; both lists end with a null.

@@ -1,6 +1,7 @@
 //! How does a newer program come to serve? It is sent to the server, which starts it, and leaves when it answers.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -10,10 +11,9 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
-
 use super::channel;
 use super::guard::Guard;
+use super::letter::Namespace;
 use super::program::Program;
 use crate::fuse::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
 
@@ -21,8 +21,8 @@ use crate::fuse::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an upgrade may take.
 const UPGRADE_PATIENCE: Duration = Duration::from_mins(1);
-/// The number of a mount's root directory (`FUSE_ROOT_ID`).
-const ROOT: u64 = 1;
+/// The name space of mounts that a process is in (namespaces(7)).
+const NAMESPACE: &str = "/proc/self/ns/mnt";
 /// What is asked for, and the answers.
 const UPGRADE: &[u8] = b"upgrade";
 const DONE: &str = "serves ";
@@ -81,9 +81,8 @@ pub fn upgrade(path: &Path, program: &Path) -> Result<u32, UpgradeError> {
             return Err(io::Error::other(format!("user {peer} answers for another user's mount")));
         }
         stream.set_read_timeout(Some(UPGRADE_PATIENCE))?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&mount.mountpoint, flags, Mode::empty())?;
-        channel::send(stream.as_fd(), UPGRADE, &[program.0.as_fd(), root.as_fd()])?;
+        let namespace = File::open(NAMESPACE)?;
+        channel::send(stream.as_fd(), UPGRADE, &[program.0.as_fd(), namespace.as_fd()])?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -130,17 +129,16 @@ fn answer(mut stream: UnixStream, guard: &Guard) -> io::Result<()> {
         return stream.write_all(format!("{REFUSED}this is another user's mount").as_bytes());
     }
     let (message, mut descriptors) = channel::receive(stream.as_fd())?;
-    let (root, program) = (descriptors.pop(), descriptors.pop());
-    let (true, Some(root), Some(program)) = (message == UPGRADE, root, program) else {
+    let (namespace, program) = (descriptors.pop(), descriptors.pop());
+    let (true, Some(namespace), Some(program)) = (message == UPGRADE, namespace, program) else {
         return stream.write_all(format!("{REFUSED}this is no upgrade").as_bytes());
     };
-    // The socket's name is known to whoever shares our network, a container's superuser among them; the mount's root is
-    // had only by who sees the mount.
-    if !is_root_of(&root, guard.device_number())? {
-        return stream
-            .write_all(format!("{REFUSED}whoever asks does not see the mount").as_bytes());
+    // The socket's name is known to whoever shares our network, a container's superuser among them.
+    if !is_namespace(&namespace, guard.namespace())? {
+        let why = "whoever asks is in another name space of mounts";
+        return stream.write_all(format!("{REFUSED}{why}").as_bytes());
     }
-    drop(root);
+    drop(namespace);
     let mut heard = stream.try_clone()?;
     let tell = move |pid| {
         // Whoever asked may have lost patience. The new one serves all the same.
@@ -151,9 +149,14 @@ fn answer(mut stream: UnixStream, guard: &Guard) -> io::Result<()> {
     Err(err)
 }
 
-/// Whether a descriptor is that of a mount's root directory. The kernel knows its attributes, so nobody is asked.
-fn is_root_of(directory: &OwnedFd, device: Device) -> io::Result<bool> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let stat = rustix::fs::statx(directory, c"", flags, StatxFlags::INO)?;
-    Ok(Device(stat.stx_dev_major, stat.stx_dev_minor) == device && stat.stx_ino == ROOT)
+/// The name space of mounts that this process is in, as it is known by its number.
+pub fn mount_namespace() -> io::Result<Namespace> {
+    let stat = rustix::fs::stat(NAMESPACE)?;
+    Ok(Namespace { device: stat.st_dev, inode: stat.st_ino })
+}
+
+/// Whether a descriptor is that of a name space. Nobody can make a file that looks like it: the device is the kernel's own.
+fn is_namespace(descriptor: &OwnedFd, expected: Namespace) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(descriptor)?;
+    Ok(Namespace { device: stat.st_dev, inode: stat.st_ino } == expected)
 }

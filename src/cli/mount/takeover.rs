@@ -46,6 +46,7 @@ pub(super) fn inheritance(
             is_mapped: is_file && options.method != Method::Pread,
             log_level: mount_options.log.to_string(),
             is_root: false,
+            namespace: takeover::mount_namespace().map_err(wrap)?,
             is_foreground: args.foreground,
             watchdog_secs: mount_options.watchdog_secs,
             io_timeout_secs: mount_options.io_timeout_secs,
