@@ -72,9 +72,13 @@ pub fn first() -> Result<(), Failed> {
     Ok(())
 }
 
-/// What a successor has to do that was started by one who lives like this. The rest is handed down: its session, its control
-/// group, the directory that it is shut in, how it is spared when memory is short, and what is limited.
+/// What a successor has to do that was started by one who lives like this. The rest is handed down: its control group, the
+/// directory that it is shut in, how it is spared when memory is short, and what is limited.
 pub fn again() -> Result<(), Failed> {
+    SigSet::all()
+        .thread_block()
+        .map_err(|err| Failed::io("cannot block signals", io::Error::from(err)))?;
+    rustix::process::setsid().map(drop).unwrap_or_default();
     try_to("forbid dumps", rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable));
     try_to("be an I/O flusher", rustix::process::configure_io_flusher_behavior(true));
     std::panic::set_hook(Box::new(|panic| tracing::error!("the server panicked: {panic}")));

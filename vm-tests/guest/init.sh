@@ -42,14 +42,18 @@ refuses() { # refuses COMMAND...: the command says that / is read-only
     "$@" 2>&1 | grep 'Read-only file system'
 }
 read_only() { refuses touch /new && refuses rm -f /content/SUMS && refuses mkdir /content/new && refuses chmod 700 /content/SUMS; }
-daemon_pid() {
+pid_of() { # pid_of NAME
     for process in /proc/[0-9]*; do
-        case $(tr '\0' ' ' <$process/cmdline) in "@ashlar"*) echo ${process#/proc/} ;; esac
+        case $(tr '\0' ' ' <$process/cmdline) in "$1 "*) echo ${process#/proc/} ;; esac
     done
 }
-daemon() {
-    pid=$(daemon_pid)
-    [ -d "/proc/$pid" ] && [ -n "$pid" ] || { echo "the server is not there, or not alone: $pid"; return 1; }
+daemon_pid() { pid_of @ashlar; }
+daemon() { # the server and its holder live in the same way
+    lives_well @ashlar && lives_well @ashlar-holder
+}
+lives_well() { # lives_well NAME
+    pid=$(pid_of $1)
+    [ -d "/proc/$pid" ] && [ -n "$pid" ] || { echo "$1 is not there, or not alone: $pid"; return 1; }
     is -1000 cat /proc/$pid/oom_score_adj || return 1
     is "" ls -A /proc/$pid/root/ || return 1
     # All signals that can be blocked are, in each thread, but SIGCONT while one waits for it (`src/boot/resume.rs`).
