@@ -15,6 +15,7 @@ pub mod mountinfo;
 mod placement;
 pub mod recorder;
 pub mod session;
+pub mod socket;
 pub mod status;
 mod xattr;
 

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -185,7 +185,7 @@ fn begin_directly(settings: &Settings) -> Result<(OwnedFd, Mounting), MountError
     });
     let thread = thread.map_err(MountError::Session)?;
     // A device that belongs to no mount yet cannot be read.
-    while !is_mounts(&device) {
+    while !is_connected(device.as_fd()).unwrap_or(false) {
         if thread.is_finished() {
             // It failed, unless it was done since.
             return Mounting(Some(thread)).finish().map(|()| (device, Mounting(None)));
@@ -195,11 +195,11 @@ fn begin_directly(settings: &Settings) -> Result<(OwnedFd, Mounting), MountError
     Ok((device, Mounting(Some(thread))))
 }
 
-/// Whether the kernel has taken a device for a mount.
-fn is_mounts(device: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(device, PollFlags::IN)];
-    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok()
-        && !polled.iter().any(|polled| polled.revents().contains(PollFlags::ERR))
+/// Whether a device is a mount's: the kernel has taken it, and not let go of it since.
+pub fn is_connected(device: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut polled = [PollFd::new(&device, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&Timespec::default()))?;
+    Ok(!polled.iter().any(|polled| polled.revents().contains(PollFlags::ERR)))
 }
 
 /// With `fusermount3`, which is set-user-id and sends the device back through a socket.

@@ -7,9 +7,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,15 +20,12 @@ use serde::{Deserialize, Serialize};
 use super::counters::Counters;
 use super::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
 use super::session::Connection;
+use super::socket;
 use crate::format::field::u64_from_usize;
 use crate::fs::Tree;
 
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often a successor tries to have the socket's name, and how long it waits in between: longer than a server takes to leave.
-const BIND_ATTEMPTS: u32 = 2400;
-const BIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// Most bytes of a report that are read.
 const REPORT_LEN_MAX: u64 = 64 * 1024;
@@ -112,14 +108,10 @@ impl Drop for Listening {
     }
 }
 
-fn address(device: Device) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("ashlar/{device}"))
-}
-
 impl Reporter {
     /// Answers in a thread of its own until what this returns is dropped.
     pub(super) fn serve(self) -> io::Result<Listening> {
-        let address = address(self.connection.device_number())?;
+        let address = socket::address(self.connection.device_number(), "")?;
         let listener = Arc::new(UnixListener::bind_addr(&address)?);
         let listening = Listening(Arc::clone(&listener));
         let thread = thread::Builder::new().name("status".to_owned());
@@ -129,18 +121,11 @@ impl Reporter {
 
     /// Answers in a thread of its own as soon as the server before lets go of the name.
     pub(super) fn serve_when_free(self) -> io::Result<()> {
-        let address = address(self.connection.device_number())?;
+        let address = socket::address(self.connection.device_number(), "")?;
         let serve = move || {
-            for _ in 0..BIND_ATTEMPTS {
-                match UnixListener::bind_addr(&address) {
-                    Ok(listener) => return self.answer_all(&listener),
-                    Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
-                        thread::sleep(BIND_PAUSE);
-                    }
-                    Err(err) => return tracing::warn!("no reports of this mount: {err}"),
-                }
+            if let Some(listener) = socket::bind_when_free(&address, "no reports of this mount") {
+                self.answer_all(&listener);
             }
-            tracing::warn!("no reports of this mount: somebody else has the name of its socket");
         };
         thread::Builder::new().name("status".to_owned()).spawn(serve).map(drop)
     }
@@ -204,12 +189,7 @@ pub fn ask(path: &Path) -> Result<Status, StatusError> {
 }
 
 fn fetch(device: Device, user_id: Option<u32>) -> io::Result<Vec<u8>> {
-    let stream = UnixStream::connect_addr(&address(device)?)?;
-    let peer = rustix::net::sockopt::socket_peercred(&stream)?.uid.as_raw();
-    // Names of sockets are free for all: another user could have taken this one first.
-    if peer != 0 && Some(peer) != user_id {
-        return Err(io::Error::other(format!("user {peer} answers for a mount of another user")));
-    }
+    let stream = socket::connect(&socket::address(device, "")?, user_id)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut report = Vec::new();
     stream.take(REPORT_LEN_MAX).read_to_end(&mut report)?;
@@ -218,6 +198,9 @@ fn fetch(device: Device, user_id: Option<u32>) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+
     use super::*;
 
     #[test]

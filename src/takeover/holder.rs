@@ -5,14 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::time::Timespec;
-
 use super::back_off::BackOff;
 use super::channel::{Heard, Word};
 use super::letter::{Kit, Letter, Role};
 use super::peer::Peer;
 use crate::fuse::journal::{Death, Journal};
+use crate::fuse::mount::is_connected;
 use crate::fuse::session::Before;
 
 /// How often the server is asked whether it lives.
@@ -55,7 +53,8 @@ pub fn hold(letter: &Letter, kit: &Kit, socket: OwnedFd) -> io::Result<()> {
         unburied.retain_mut(|old| !old.is_buried());
         let mut failed = false;
         let next = loop {
-            if is_gone(kit) {
+            // There is no mount any more.
+            if matches!(is_connected(kit.device.as_fd()), Ok(false)) {
                 return Ok(());
             }
             thread::sleep(back_off.pause(!failed && death == Death::Killed));
@@ -72,14 +71,6 @@ pub fn hold(letter: &Letter, kit: &Kit, socket: OwnedFd) -> io::Result<()> {
         };
         unburied.push(std::mem::replace(&mut server, next));
     }
-}
-
-/// Whether there is no mount any more: the kernel has let go of the device.
-fn is_gone(kit: &Kit) -> bool {
-    let device = kit.device.as_fd();
-    let mut polled = [PollFd::new(&device, PollFlags::IN)];
-    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok()
-        && polled.iter().any(|polled| polled.revents().contains(PollFlags::ERR))
 }
 
 /// What is watched.

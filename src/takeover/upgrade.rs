@@ -4,8 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -16,6 +15,7 @@ use super::guard::Guard;
 use super::letter::Namespace;
 use super::program::Program;
 use crate::fuse::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
+use crate::fuse::socket;
 
 /// How long either side waits for the other's words.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,9 +27,8 @@ const NAMESPACE: &str = "/proc/self/ns/mnt";
 const UPGRADE: &[u8] = b"upgrade";
 const DONE: &str = "serves ";
 const REFUSED: &str = "error ";
-/// How often a successor tries to have the socket's name, and how long it waits in between.
-const BIND_ATTEMPTS: u32 = 2400;
-const BIND_PAUSE: Duration = Duration::from_millis(50);
+/// What follows the mount's own name in that of the socket.
+const PURPOSE: &str = "/upgrade";
 
 /// Why there was no upgrade. The server that was there goes on serving.
 #[derive(Debug)]
@@ -62,10 +61,6 @@ impl fmt::Display for UpgradeError {
 
 impl std::error::Error for UpgradeError {}
 
-fn address(device: Device) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("ashlar/{device}/upgrade"))
-}
-
 /// Has the server of the mount that `path` is on replaced by another program. Returns the new server's process.
 pub fn upgrade(path: &Path, program: &Path) -> Result<u32, UpgradeError> {
     let place = mountinfo::place(path).map_err(UpgradeError::Path)?;
@@ -74,12 +69,8 @@ pub fn upgrade(path: &Path, program: &Path) -> Result<u32, UpgradeError> {
     let mount = mount.ok_or(UpgradeError::NotOurs)?;
     let program = Program::copy(program).map_err(UpgradeError::Program)?;
     let ask = || -> io::Result<String> {
-        let mut stream = UnixStream::connect_addr(&address(place.device)?)?;
-        let peer = rustix::net::sockopt::socket_peercred(&stream)?.uid.as_raw();
-        // Names of sockets are free for all: another user could have taken this one first.
-        if peer != 0 && Some(peer) != mount.user_id {
-            return Err(io::Error::other(format!("user {peer} answers for another user's mount")));
-        }
+        let address = socket::address(place.device, PURPOSE)?;
+        let mut stream = socket::connect(&address, mount.user_id)?;
         stream.set_read_timeout(Some(UPGRADE_PATIENCE))?;
         let namespace = File::open(NAMESPACE)?;
         channel::send(stream.as_fd(), UPGRADE, &[program.0.as_fd(), namespace.as_fd()])?;
@@ -97,15 +88,11 @@ pub fn upgrade(path: &Path, program: &Path) -> Result<u32, UpgradeError> {
 
 /// Listens for programs, in a thread of its own.
 pub(super) fn listen(guard: &Arc<Guard>, device: Device) -> io::Result<()> {
-    let address = address(device)?;
+    let address = socket::address(device, PURPOSE)?;
     let guard = Arc::downgrade(guard);
     let serve = move || {
-        for _ in 0..BIND_ATTEMPTS {
-            match UnixListener::bind_addr(&address) {
-                Ok(listener) => return answer_all(&listener, &guard),
-                Err(err) if err.kind() == io::ErrorKind::AddrInUse => thread::sleep(BIND_PAUSE),
-                Err(err) => return tracing::warn!("this server takes no upgrades: {err}"),
-            }
+        if let Some(listener) = socket::bind_when_free(&address, "this server takes no upgrades") {
+            answer_all(&listener, &guard);
         }
     };
     let thread = thread::Builder::new().name("upgrade".to_owned()).stack_size(128 * 1024);
