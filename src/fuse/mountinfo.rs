@@ -58,8 +58,12 @@ pub fn place(path: &Path) -> io::Result<Place> {
 
 /// All mounts that this process sees, in the order in which the kernel tells them.
 pub fn all() -> io::Result<Vec<Mount>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The mounts that a text in the form of mountinfo tells; lines that tell none are passed over.
+pub fn parse(table: &[u8]) -> Vec<Mount> {
+    table.split(|byte| *byte == b'\n').filter_map(line).collect()
 }
 
 /// The mount of a device, the newest first when it is mounted in several places.
@@ -67,7 +71,7 @@ pub fn find(device: Device) -> io::Result<Option<Mount>> {
     Ok(all()?.into_iter().rev().find(|it| it.device == device))
 }
 
-fn parse(line: &[u8]) -> Option<Mount> {
+fn line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ').skip(2);
     let device = std::str::from_utf8(fields.next()?).ok()?;
     let (major, minor) = device.split_once(':')?;
@@ -105,13 +109,13 @@ mod tests {
     #[test]
     fn a_line_with_everything() {
         let line = b"36 35 0:98 / /mnt/a\\040b rw,noatime shared:1 master:2 - fuse.ashlar /x\\134y.img ro,user_id=7";
-        let mount = parse(line).unwrap();
+        let mount = super::line(line).unwrap();
         assert_eq!(mount.device, Device(0, 98));
         assert_eq!(mount.mountpoint, Path::new("/mnt/a b"));
         assert_eq!(mount.file_system_type, FILE_SYSTEM_TYPE);
         assert_eq!(mount.source, Path::new("/x\\y.img"));
         assert_eq!(mount.user_id, Some(7));
-        assert_eq!(parse(b""), None);
-        assert_eq!(parse(b"1 2 3 4"), None);
+        assert_eq!(super::line(b""), None);
+        assert_eq!(super::line(b"1 2 3 4"), None);
     }
 }

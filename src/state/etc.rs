@@ -37,7 +37,8 @@ use rustix::fs::OFlags;
 
 pub use changes::{Change, What, changes};
 use merge::Sides;
-use record::{Damage, Record};
+use record::Damage;
+pub use record::Record;
 
 use super::disk::{self, is_missing, wrap};
 use crate::error::{Error, Result};

@@ -72,7 +72,7 @@ impl Entry {
 
 /// Everything that there was, by path below /etc; /etc itself by the empty path.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub struct Record {
     entries: BTreeMap<Vec<u8>, Entry>,
 }
 
@@ -126,7 +126,7 @@ impl Record {
     }
 
     /// The file.
-    pub(super) fn encode(&self) -> String {
+    pub fn encode(&self) -> String {
         let mut text = format!("{HEAD}\n");
         for (path, entry) in &self.entries {
             let fingerprint = entry.fingerprint.unwrap_or(Digest([0; 32]));
@@ -140,7 +140,7 @@ impl Record {
     }
 
     /// What is in the file; nothing when that is not a whole file of this version.
-    pub(super) fn decode(text: &[u8]) -> Option<Self> {
+    pub fn decode(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?.strip_prefix(HEAD)?.strip_prefix('\n')?;
         let mut entries = BTreeMap::new();
         let mut lines = text.lines();
