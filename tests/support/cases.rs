@@ -8,7 +8,7 @@ use ashlarfs::store::proof;
 use ashlarfs::{Anchor, Digest, Options, Tree};
 use minisign::KeyPair;
 
-use crate::image::{Memory, build_tar, noise};
+use crate::image::{Memory, build_tar, noise, small_tar};
 use crate::seal::{
     Draft, Edits, Stored, compress, edit32, edit64, get32, get64, put16, put32, put64,
 };
@@ -44,67 +44,6 @@ struct Maker {
     cases: Vec<Case>,
 }
 
-/// A tree with one of everything, as small as it can be.
-fn tar() -> Vec<u8> {
-    use tar::EntryType as T;
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |path: &str, kind: T, content: &[u8], link: &str, pax: &[(&str, &[u8])]| {
-        if !pax.is_empty() {
-            tar.append_pax_extensions(pax.iter().copied()).unwrap();
-        }
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_size(content.len() as u64);
-        header.set_mode(if kind == T::Directory { 0o755 } else { 0o644 });
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(1_700_000_000);
-        header.set_path(path).unwrap();
-        if !link.is_empty() {
-            header.set_link_name(link).unwrap();
-        }
-        if matches!(kind, T::Char | T::Block) {
-            header.set_device_major(8).unwrap();
-            header.set_device_minor(1).unwrap();
-        }
-        header.set_cksum();
-        tar.append(&header, content).unwrap();
-    };
-    // Blocks that are all different and compress well.
-    let text = |seed: u64, blocks: usize| -> Vec<u8> {
-        (0..blocks as u64).flat_map(|n| noise(seed * 100 + n, 16).repeat(256)).collect()
-    };
-    let sparse = |seed: u64| [text(seed, 1), vec![0; 8192], text(seed + 1, 2)].concat();
-    add("./", T::Directory, b"", "", &[]);
-    for (directory, child) in [("p", "p/x"), ("q", "q/y"), ("q/sub", "q/sub/deep")] {
-        add(&format!("{directory}/"), T::Directory, b"", "", &[]);
-        add(child, T::Regular, child.as_bytes(), "", &[]);
-    }
-    add("empty/", T::Directory, b"", "", &[]);
-    add("char", T::Char, b"", "", &[]);
-    add("block", T::Block, b"", "", &[]);
-    add("fifo", T::Fifo, b"", "", &[]);
-    add("link1", T::Symlink, b"", "aaaa", &[]);
-    add("link2", T::Symlink, b"", "bbbb", &[]);
-    add("small", T::Regular, b"hello", "", &[]);
-    add("exact", T::Regular, &text(1, 2), "", &[]);
-    add("tail", T::Regular, &[text(2, 1), b"and a tail".to_vec()].concat(), "", &[]);
-    add("sparse1", T::Regular, &sparse(3), "", &[]);
-    add("sparse2", T::Regular, &sparse(5), "", &[]);
-    add("zeros", T::Regular, &[0; 4096 * 3 + 7], "", &[]);
-    add("hard1", T::Regular, b"two names", "", &[]);
-    add("hard2", T::Link, b"", "hard1", &[]);
-    add(
-        "xa",
-        T::Regular,
-        b"",
-        "",
-        &[("SCHILY.xattr.user.a", b"one"), ("SCHILY.xattr.user.b", b"two")],
-    );
-    add("xb", T::Regular, b"", "", &[("SCHILY.xattr.system.posix_acl_access", b"an ACL")]);
-    tar.into_inner().unwrap()
-}
-
 /// A block of little but what the filter for x86-64 looks for, with distances that are far enough and such that are not.
 fn x86_code() -> Vec<u8> {
     const BYTES: &[u8; 16] = b"\xe8\xe8\xe9\x89\x8b\x8d\x05\x3d\x0d\x00\x00\xff\xff\x03\xfc\x48";
@@ -125,7 +64,7 @@ fn arm64_code() -> Vec<u8> {
 /// All cases.
 pub(crate) fn all() -> Vec<Case> {
     let directory = tempfile::tempdir().unwrap();
-    let (path, root) = build_tar(directory.path(), &tar(), &["--image-version", "7"]);
+    let (path, root) = build_tar(directory.path(), &small_tar(), &["--image-version", "7"]);
     let sound = std::fs::read(path).unwrap();
     let options = Options::new(Anchor::RootDigest(root));
     let tree = ashlarfs::open_source(Memory::new(sound.clone()), &options).unwrap();

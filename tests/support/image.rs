@@ -145,6 +145,67 @@ pub fn every_feature_tar() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+/// A tree with one of everything, as small as it can be.
+pub fn small_tar() -> Vec<u8> {
+    use tar::EntryType as T;
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |path: &str, kind: T, content: &[u8], link: &str, pax: &[(&str, &[u8])]| {
+        if !pax.is_empty() {
+            tar.append_pax_extensions(pax.iter().copied()).unwrap();
+        }
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        header.set_mode(if kind == T::Directory { 0o755 } else { 0o644 });
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_700_000_000);
+        header.set_path(path).unwrap();
+        if !link.is_empty() {
+            header.set_link_name(link).unwrap();
+        }
+        if matches!(kind, T::Char | T::Block) {
+            header.set_device_major(8).unwrap();
+            header.set_device_minor(1).unwrap();
+        }
+        header.set_cksum();
+        tar.append(&header, content).unwrap();
+    };
+    // Blocks that are all different and compress well.
+    let text = |seed: u64, blocks: usize| -> Vec<u8> {
+        (0..blocks as u64).flat_map(|n| noise(seed * 100 + n, 16).repeat(256)).collect()
+    };
+    let sparse = |seed: u64| [text(seed, 1), vec![0; 8192], text(seed + 1, 2)].concat();
+    add("./", T::Directory, b"", "", &[]);
+    for (directory, child) in [("p", "p/x"), ("q", "q/y"), ("q/sub", "q/sub/deep")] {
+        add(&format!("{directory}/"), T::Directory, b"", "", &[]);
+        add(child, T::Regular, child.as_bytes(), "", &[]);
+    }
+    add("empty/", T::Directory, b"", "", &[]);
+    add("char", T::Char, b"", "", &[]);
+    add("block", T::Block, b"", "", &[]);
+    add("fifo", T::Fifo, b"", "", &[]);
+    add("link1", T::Symlink, b"", "aaaa", &[]);
+    add("link2", T::Symlink, b"", "bbbb", &[]);
+    add("small", T::Regular, b"hello", "", &[]);
+    add("exact", T::Regular, &text(1, 2), "", &[]);
+    add("tail", T::Regular, &[text(2, 1), b"and a tail".to_vec()].concat(), "", &[]);
+    add("sparse1", T::Regular, &sparse(3), "", &[]);
+    add("sparse2", T::Regular, &sparse(5), "", &[]);
+    add("zeros", T::Regular, &[0; 4096 * 3 + 7], "", &[]);
+    add("hard1", T::Regular, b"two names", "", &[]);
+    add("hard2", T::Link, b"", "hard1", &[]);
+    add(
+        "xa",
+        T::Regular,
+        b"",
+        "",
+        &[("SCHILY.xattr.user.a", b"one"), ("SCHILY.xattr.user.b", b"two")],
+    );
+    add("xb", T::Regular, b"", "", &[("SCHILY.xattr.system.posix_acl_access", b"an ACL")]);
+    tar.into_inner().unwrap()
+}
+
 /// Builds the image of a tar archive with blocks of 4 KiB; returns its path and root digest.
 pub fn build_tar(directory: &Path, tar: &[u8], extra: &[&str]) -> (PathBuf, Digest) {
     let (archive, image) = (directory.join("tree.tar"), directory.join("image"));

@@ -17,8 +17,13 @@ pub(crate) struct Stored {
 impl Stored {
     /// Stores content as `mkimage` does: compressed where that is shorter.
     pub(crate) fn new(content: &[u8]) -> Self {
+        Stored::at(content, LEVEL)
+    }
+
+    /// The same at another level of compression.
+    pub(crate) fn at(content: &[u8], level: i32) -> Self {
         let content_len = u32::try_from(content.len()).unwrap();
-        let bytes = compress(content);
+        let bytes = zstd::bulk::compress(content, level).unwrap();
         if bytes.len() < content.len() {
             Stored { bytes, codec: 1, content_len }
         } else {
@@ -29,8 +34,11 @@ impl Stored {
 
 /// One Zstandard frame as the format wants it: single segment, with its content size, without checksum.
 pub(crate) fn compress(content: &[u8]) -> Vec<u8> {
-    zstd::bulk::compress(content, 19).unwrap()
+    zstd::bulk::compress(content, LEVEL).unwrap()
 }
+
+/// As `mkimage` has it when nobody says.
+const LEVEL: i32 = 19;
 
 /// An image in pieces.
 #[derive(Debug, Clone)]
@@ -40,6 +48,8 @@ pub(crate) struct Draft {
     pub(crate) data: Vec<Stored>,
     /// Content of the six sections, in the order of `Section::ALL`.
     pub(crate) sections: [Vec<u8>; 6],
+    /// Level at which the sections are compressed: whoever makes a million images has no time for a high one.
+    pub(crate) level: i32,
 }
 
 /// Changes on the way from pieces to an image; each sees what was made of the ones before.
@@ -72,16 +82,17 @@ impl Draft {
                 .flat_map(|block| store.get(BlockIndex(block)).unwrap().to_vec())
                 .collect()
         });
-        Draft { superblock: superblock.encode().unwrap(), data, sections }
+        Draft { superblock: superblock.encode().unwrap(), data, sections, level: LEVEL }
     }
 
     /// Puts the image together again; returns it with its root digest.
     pub(crate) fn seal(mut self, edits: Edits) -> (Vec<u8>, Digest) {
         let data_count = u32::try_from(self.data.len()).unwrap();
-        let metadata_block_size = 1 << self.superblock[0x39];
+        // Whatever it will say of itself, blocks have a size that the format knows.
+        let metadata_block_size = 1 << self.superblock[0x39].clamp(12, 20);
         let mut blocks = self.data;
         for section in &self.sections {
-            blocks.extend(section.chunks(metadata_block_size).map(Stored::new));
+            blocks.extend(section.chunks(metadata_block_size).map(|it| Stored::at(it, self.level)));
         }
         if let Some(edit) = edits.blocks {
             edit(&mut blocks);
