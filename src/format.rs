@@ -8,6 +8,7 @@ pub mod defect;
 pub mod digest;
 pub mod dirent;
 pub mod entry;
+pub mod fec;
 pub mod field;
 pub mod index;
 pub mod inode;
@@ -63,4 +64,10 @@ pub mod context {
     pub const DATA_BLOCK: &str = "ashlar format v1: data block";
     /// Of the trailer's checksum.
     pub const TRAILER: &str = "ashlar format v1: trailer";
+    /// Of the checksum of a head of parity.
+    pub const PARITY_HEAD: &str = "ashlar format v1: parity head";
+    /// Of the table of shard checksums.
+    pub const PARITY_TABLE: &str = "ashlar format v1: parity table";
+    /// Of the checksum of a shard.
+    pub const SHARD: &str = "ashlar format v1: shard";
 }

@@ -12,6 +12,7 @@
 //! * [`extract`](mod@extract): how does a tree come out of an image?
 //! * [`diff`](mod@diff): what is different between two images?
 //! * [`update`]: which image is next?
+//! * `fec`: how do damaged bytes come back? (with the feature of that name)
 //! * `fuse`: how does the kernel ask? (with the feature of that name)
 //! * `takeover`: what if the server dies? (the same)
 //!
@@ -34,6 +35,8 @@ pub mod cli;
 pub mod diff;
 pub mod error;
 pub mod extract;
+#[cfg(feature = "fec")]
+pub mod fec;
 pub mod format;
 pub mod fs;
 #[cfg(feature = "fuse")]

@@ -12,6 +12,7 @@ pub mod prefetch;
 pub mod proof;
 mod readahead;
 mod table;
+mod tail;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -23,10 +24,9 @@ use crate::format::branch;
 use crate::format::defect::{Corrupt, Untrusted};
 use crate::format::digest::Digest;
 use crate::format::entry::{Codec, Entry};
-use crate::format::field::{u32_from_usize, u64_from_usize, usize_from_u32};
+use crate::format::field::{u32_from_usize, usize_from_u32};
 use crate::format::index::BlockIndex;
 use crate::format::superblock::{self, Superblock};
-use crate::format::trailer;
 use crate::image::Source;
 use block::Block;
 use cache::Cache;
@@ -37,6 +37,7 @@ use prefetch::{Ahead, Prefetch};
 use proof::BlockKind;
 use readahead::Readahead;
 use table::Table;
+pub use tail::{covered_len, last_parity_head, parity_behind, parity_head, superblock_offsets};
 
 /// How much memory may be spent on expanded blocks.
 #[derive(Debug, Clone, Copy)]
@@ -118,25 +119,6 @@ fn read_into(source: &dyn Source, offset: u64, raw: &mut [u8]) -> Result<()> {
     source.read_exact_at(raw, offset).map_err(|err| {
         Error::io(format!("cannot read {} bytes at offset {offset}", raw.len()), err)
     })
-}
-
-/// Where superblocks may be: at the start, and at the end in front of a trailer if there is one.
-pub fn superblock_offsets(source: &dyn Source) -> Vec<u64> {
-    let mut offsets = vec![0];
-    let len = source.len();
-    let foot_len = u64_from_usize(trailer::FOOT_LEN);
-    let mut foot = [0; trailer::FOOT_LEN];
-    let trailer_len = len
-        .checked_sub(foot_len)
-        .filter(|offset| source.read_exact_at(&mut foot, *offset).is_ok())
-        .and_then(|_| trailer::decode_foot(&foot))
-        .unwrap_or(0);
-    offsets.extend(
-        len.checked_sub(u64::from(trailer_len))
-            .and_then(|end| end.checked_sub(superblock::LEN_ON_DISK))
-            .filter(|offset| *offset > 0),
-    );
-    offsets
 }
 
 /// The 4096 bytes of a superblock, whatever they are, and their digest.

@@ -13,6 +13,7 @@ mod hits;
 mod inodes;
 mod names;
 mod prefetch;
+mod rest;
 mod xattrs;
 
 use std::fmt;
@@ -21,10 +22,8 @@ use std::sync::Arc;
 
 use crate::error::{Corrupt, Error, Result, Untrusted};
 use crate::format::digest::Digest;
-use crate::format::field::u64_from_usize;
 use crate::format::index::{BlockIndex, InodeIndex};
 use crate::format::superblock::{self, Superblock};
-use crate::format::trailer;
 use crate::fs::Tree;
 use crate::image::Source;
 use crate::store::{self, CacheLimits, Store};
@@ -285,51 +284,4 @@ impl Check<'_> {
             }
         }
     }
-
-    /// What follows the image: a trailer, nothing, or on a block device anything (S-04, S-80).
-    fn check_rest(&mut self, superblock: &Superblock) {
-        let (source, offset) = (&**self.source, superblock.image_len);
-        let len = source.len().saturating_sub(offset);
-        match trust::read_trailer(source, offset) {
-            Ok(signatures) => {
-                let trailer_len = trailer::len(&signatures);
-                self.account.add(offset, trailer_len);
-                self.report.signatures = signatures;
-                let (offset, len) =
-                    (offset.saturating_add(trailer_len), len.saturating_sub(trailer_len));
-                if len == 0 {
-                } else if source.has_slack() {
-                    self.report.slack_bytes = len;
-                } else {
-                    let damaged = trailer_len == 0 && is_maimed_trailer(source, offset, len);
-                    let what = "its head is not what it was";
-                    let finding = if damaged {
-                        self.account.add(offset, len);
-                        Untrusted::Trailer { what }
-                    } else {
-                        Untrusted::Trailing { offset, len }
-                    };
-                    self.findings.push(finding.into(), None, Some(offset));
-                }
-            }
-            Err(err) => {
-                if err.is_damage() && !source.has_slack() {
-                    self.account.add(offset, len);
-                }
-                self.findings.push(err, None, Some(offset));
-            }
-        }
-    }
-}
-
-/// Whether bytes that are no trailer were one: they start or end as one does.
-fn is_maimed_trailer(source: &dyn Source, offset: u64, len: u64) -> bool {
-    let is_at = |offset: Option<u64>, magic: [u8; 8]| {
-        let mut found = [0; 8];
-        offset.is_some_and(|offset| source.read_exact_at(&mut found, offset).is_ok())
-            && found == magic
-    };
-    let end = offset.saturating_add(len).checked_sub(u64_from_usize(trailer::END_MAGIC.len()));
-    len >= u64_from_usize(trailer::MAGIC.len())
-        && (is_at(Some(offset), trailer::MAGIC) || is_at(end, trailer::END_MAGIC))
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ashlarfs::format::defect::{Corrupt, Unsupported, Untrusted};
 use ashlarfs::format::field::Field;
 use ashlarfs::format::{
-    self, context, dirent, entry, inode, prefetch, run, superblock, trailer, xattr,
+    self, context, dirent, entry, fec, inode, prefetch, run, superblock, trailer, xattr,
 };
 use ashlarfs::update::state::{BAD_MAX, TRIES, Why};
 use ashlarfs::update::{delta, latest, record};
@@ -68,6 +68,7 @@ fn every_layout_is_the_codes() {
         ("8. Extended attributes", xattr::FIELDS, xattr::HEAD_LEN),
         ("9. Signatures and trailer", trailer::HEAD_FIELDS, trailer::HEAD_LEN),
         ("9. Signatures and trailer", trailer::FOOT_FIELDS, trailer::FOOT_LEN),
+        ("10. Parity", fec::FIELDS, fec::HEAD_LEN),
     ];
     compare(&layouts(SPEC), code);
     let code: &[(&str, &[Field], usize)] = &[
@@ -131,6 +132,9 @@ fn contexts_and_limits_are_the_codes() {
         context::METADATA_BLOCK,
         context::DATA_BLOCK,
         context::TRAILER,
+        context::PARITY_HEAD,
+        context::PARITY_TABLE,
+        context::SHARD,
     ];
     assert_eq!(spec, code.iter().map(|text| (*text).to_owned()).collect());
     for (text, value) in [
@@ -142,6 +146,8 @@ fn contexts_and_limits_are_the_codes() {
         ("each `value_len` at most 65,536", u64::from(format::XATTR_VALUE_MAX)),
         ("signatures in it, 1 to 16", u64::from(format::SIGNATURES_MAX)),
         ("its length (4 bytes, 1 to 4096)", u64::from(format::SIGNATURE_LEN_MAX)),
+        ("`S` = 4096 × ceil(`covered_len` / (4096 × 32,768))", u64::from(fec::DATA_COUNT_MAX)),
+        ("shards of parity, 2 to 4096", u64::from(fec::PARITY_COUNT_MAX)),
         (
             "The table has one entry for each block, in the order in which the blocks lie. Its first 1024",
             u64::from(entry::ENTRIES_PER_PAGE),

@@ -44,7 +44,7 @@ MAX_DEPTH = 2048
 RULES = {
     "untrusted": {
         "S-01": "Superblock", "S-02": "Truncated", "S-03": "Backup", "S-04": "Trailing", "S-20": "PageList",
-        "S-21": "TablePage", "S-22": "Block", "S-80": "Trailer", "S-81": "Signature"},
+        "S-21": "TablePage", "S-22": "Block", "S-80": "Trailer", "S-81": "Signature", "S-82": "Parity"},
     "unsupported": {"S-11": "Version", "S-12": "Features"},
     "corrupt": {
         "S-10": "NotAnImage", "S-13": "SuperblockReserved", "S-14": "BlockSize", "S-15": "ImageLayout",
@@ -574,15 +574,23 @@ def check_entry(directory, name, child, kind, child_type, child_parent):
 
 # ---------------------------------------------------------------------------------------------- verifying the whole
 
+def check_rest(source, image_len):
+    """The length of trailer and parity. On a device anything may follow."""
+    start = image_len + check_trailer(source, image_len)
+    end = start + check_parity(source, start)
+    if source.regular and source.length != end:
+        extra = source.length - end
+        if end == image_len and extra >= 8 and source.read(source.length - 8, 8) == b"ASHLTAIL":
+            fail("S-80", "the trailer has the magic at its end but not at its start")
+        fail("S-04", f"{extra} bytes that are neither trailer nor parity after {end}")
+    return end - image_len
+
+
 def check_trailer(source, image_len):
-    """The length of the trailer, 0 when there is none. On a device anything may follow the image."""
+    """The length of the trailer, 0 when there is none."""
     extra = source.length - image_len
     if source.read(image_len, min(8, extra)) != b"ASHLSIGS":
-        if not extra or not source.regular:
-            return 0
-        if extra >= 8 and source.read(source.length - 8, 8) == b"ASHLTAIL":
-            fail("S-80", "the trailer has the magic at its end but not at its start")
-        fail("S-04", f"{extra} bytes after the image's end at {image_len}, and no trailer")
+        return 0
     least, most = 48 + 5 + 16, 48 + 16 * (4 + 4096) + 16
     if extra < least:
         fail("S-80", f"a trailer of {extra} bytes")
@@ -602,9 +610,119 @@ def check_trailer(source, image_len):
             fail("S-80", f"signature {number} of {count}: {size} bytes, up to {at} of {length}")
     if at != length - 16:
         fail("S-80", f"the signatures end at {at} of {length}")
-    if source.regular and extra != length:
-        fail("S-04", f"{extra - length} bytes after the trailer's end at {image_len + length}")
     return length
+
+
+# ---------------------------------------------------------------------------------------------- §10, parity
+
+PARITY_HEAD_LEN, SHARD_UNIT = 96, 4096
+
+
+class Field:
+    """The field of §10.1, by its logarithms. Numbers are symbols; their sum is `^`."""
+
+    BASIS = (0x0001, 0xACCA, 0x3C0E, 0x163E, 0xC582, 0xED2E, 0x914C, 0x4012,
+             0x6C98, 0x10D8, 0x6A72, 0xB900, 0xFDB8, 0xFB34, 0xFF38, 0x991E)
+
+    def __init__(self):
+        element = [0] * 65536  # of each symbol, as a polynomial
+        for bit, basis in enumerate(self.BASIS):
+            for low in range(1 << bit):
+                element[low | 1 << bit] = element[low] ^ basis
+        symbol, power = {e: s for s, e in enumerate(element)}, 1
+        self.exp, self.log = [0] * 65535, [0] * 65536
+        for exponent in range(65535):
+            self.exp[exponent] = symbol[power]
+            self.log[symbol[power]] = exponent
+            power <<= 1
+            if power >> 16:
+                power ^= 0x1002D
+
+    def mul(self, a, log_b):
+        return self.exp[(self.log[a] + log_b) % 65535] if a else 0
+
+
+def parity_head(source, at):
+    """The covered length, the number of parity shards and the table's digest; None when there is no head at `at`."""
+    if at < 0 or at + PARITY_HEAD_LEN > source.length:
+        return None
+    raw = source.read(at, PARITY_HEAD_LEN)
+    covered, count, reserved = struct.unpack_from("<QII", raw, 8)
+    if (raw[:8] != b"ASHLFECS" or raw[-8:] != b"ASHLFECE" or reserved
+            or digest("parity head", raw[:0x38] + bytes(32) + raw[0x58:]) != raw[0x38:0x58]
+            or not 1 <= covered <= 1 << 48 or not 2 <= count <= 4096):
+        return None
+    return covered, count, raw[0x18:0x38]
+
+
+def check_parity(source, start):
+    """The length of the parity of the first `start` bytes, 0 when there is none."""
+    if source.length == start:
+        return 0
+    front = ceil_div(start, SHARD_UNIT) * SHARD_UNIT
+    heads = [head for head in (parity_head(source, front), parity_head(source, source.length - PARITY_HEAD_LEN))
+             if head and head[0] == start]
+    if not heads:
+        begins = front + 8 <= source.length and source.read(front, 8) == b"ASHLFECS"
+        if begins or source.regular and source.length - start >= 8 and source.read(
+                source.length - 8, 8) == b"ASHLFECE":
+            fail("S-82", f"no head of the first {start} bytes")
+        return 0
+    covered, parity_count, table_digest = heads[0]
+    shard_len = SHARD_UNIT * ceil_div(covered, SHARD_UNIT * 32768)
+    data_count = ceil_div(covered, shard_len)
+    count = data_count + parity_count
+    end_len = ceil_div(PARITY_HEAD_LEN + 4 * count, SHARD_UNIT) * SHARD_UNIT
+    end = front + 2 * end_len + parity_count * shard_len
+    if end > source.length:
+        fail("S-82", f"parity ends at {end}, the file at {source.length}")
+    for at in (front, end - PARITY_HEAD_LEN):
+        if parity_head(source, at) != heads[0]:
+            fail("S-82", f"the head at {at}")
+    table = source.read(front + PARITY_HEAD_LEN, 4 * count)
+    if digest("parity table", table) != table_digest:
+        fail("S-82", "the first table")
+    if source.read(end - end_len, 4 * count) != table:
+        fail("S-82", "the second table")
+    zeros_len = end_len - PARITY_HEAD_LEN - 4 * count
+    for at, length in ((start, front - start), (front + end_len - zeros_len, zeros_len),
+                       (end - PARITY_HEAD_LEN - zeros_len, zeros_len)):
+        if any(source.read(at, length)):
+            fail("S-82", f"a byte of [{at}:{at + length}] is not zero")
+    shards = []
+    for shard in range(count):
+        is_data = shard < data_count
+        at = shard * shard_len if is_data else front + end_len + (shard - data_count) * shard_len
+        raw = source.read(at, min(shard_len, covered - at) if is_data else shard_len)
+        if not is_data and digest("shard", raw)[:4] != table[4 * shard:4 * shard + 4]:
+            fail("S-82", f"the checksum of parity shard {shard - data_count}")
+        if data_count * parity_count * shard_len <= 1 << 20:
+            shards.append(raw.ljust(shard_len, b"\0"))
+    # What §10.1 says of every place is looked at where that does not take long.
+    if shards and not check_code(shards[:data_count], shards[data_count:]):
+        fail("S-82", "parity is not that of what it covers")
+    return end - start
+
+
+def symbols(shard):
+    return [low | high << 8 for at in range(0, len(shard), 64)
+            for low, high in zip(shard[at:at + 32], shard[at + 32:at + 64])]
+
+
+def check_code(data, parity):
+    field, chunk = Field(), 1
+    while chunk < len(parity):
+        chunk *= 2
+    whole = sum(field.log[k] for k in range(1, chunk))
+    data = [symbols(shard) for shard in data]
+    for j, shard in enumerate(parity):
+        sums = [0] * len(data[0])
+        for p, shard_symbols in enumerate(data, chunk):
+            factor = sum(field.log[p ^ k] for k in range(chunk)) - whole - field.log[j ^ p]
+            sums = [total ^ field.mul(symbol, factor) for total, symbol in zip(sums, shard_symbols)]
+        if sums != symbols(shard):
+            return False
+    return True
 
 
 class Layout:
@@ -636,7 +754,7 @@ def verify(image):
         fail("S-02", f"{source.length} bytes, image_len {sb.image_len}")
     if source.read(sb.image_len - SUPERBLOCK_LEN, SUPERBLOCK_LEN) != image.superblock_bytes:
         fail("S-03", "the backup superblock differs")
-    checked = 2 * SUPERBLOCK_LEN + len(image.page_list) + check_trailer(source, sb.image_len)
+    checked = 2 * SUPERBLOCK_LEN + len(image.page_list) + check_rest(source, sb.image_len)
     data_len, end = array("I"), SUPERBLOCK_LEN  # content_len of every data block
     for number in range(sb.page_count):
         page = image.page(number)

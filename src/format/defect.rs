@@ -63,6 +63,11 @@ pub enum Untrusted {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// S-82: the parity is damaged.
+    Parity {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// S-81: no signature of this image is by a key that is trusted.
     Signature {
         /// How many signatures were found, in the trailer and beside the image.
@@ -235,6 +240,7 @@ macro_rules! rules {
 rules!(Untrusted {
     Superblock = "S-01", Truncated = "S-02", Backup = "S-03", Trailing = "S-04", PageList = "S-20",
     TablePage = "S-21", Block = "S-22", Trailer = "S-80", Signature = "S-81",
+    Parity = "S-82",
 });
 
 rules!(Corrupt {
@@ -283,6 +289,7 @@ impl fmt::Display for Untrusted {
                 "block {block} at offset {offset} is not what was sealed: expected {expected}, found {found}"
             ),
             Untrusted::Trailer { what } => write!(f, "the signature trailer is damaged: {what}"),
+            Untrusted::Parity { what } => write!(f, "the parity is damaged: {what}"),
             Untrusted::Signature { found: 0 } => write!(f, "the image is not signed"),
             Untrusted::Signature { found } => {
                 write!(f, "none of the image's {found} signatures is by a trusted key")

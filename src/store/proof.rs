@@ -2,6 +2,7 @@
 
 use crate::format::context;
 use crate::format::digest::Digest;
+use crate::format::fec;
 
 /// Whether a block holds file content or metadata; the two are hashed apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,4 +46,36 @@ pub fn hash_superblock(superblock: &[u8]) -> Digest {
 /// Checksum of a trailer whose checksum field is zero.
 pub fn hash_trailer(trailer: &[u8]) -> Digest {
     hash(context::TRAILER, trailer)
+}
+
+/// Checksum of a head of parity whose checksum field is zero.
+pub fn hash_parity_head(head: &[u8]) -> Digest {
+    hash(context::PARITY_HEAD, head)
+}
+
+/// Digest of the table of checksums of all shards.
+pub fn hash_parity_table(table: &[u8]) -> Digest {
+    hash(context::PARITY_TABLE, table)
+}
+
+/// The checksum of a shard, whose bytes come in pieces.
+#[derive(Debug)]
+pub struct ShardHasher(blake3::Hasher);
+
+impl Default for ShardHasher {
+    fn default() -> Self {
+        ShardHasher(blake3::Hasher::new_derive_key(context::SHARD))
+    }
+}
+
+impl ShardHasher {
+    /// Takes the next bytes.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The checksum: it tells damage, and proves nothing.
+    pub fn finish(&self) -> [u8; fec::SUM_LEN] {
+        self.0.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
+    }
 }

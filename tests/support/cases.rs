@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "shared by test binaries, each of which uses a part")]
 
+use std::io::{Read, Seek, Write};
+
+use ashlarfs::format::fec::{self, Geometry};
 use ashlarfs::format::index::{BlockIndex, NONE};
 use ashlarfs::format::trailer;
 use ashlarfs::store::proof;
@@ -72,6 +75,7 @@ pub(crate) fn all() -> Vec<Case> {
     maker.good();
     maker.file();
     maker.trailers();
+    maker.parity();
     maker.signatures();
     maker.superblock();
     maker.table();
@@ -365,6 +369,107 @@ impl Maker {
                 put32(raw, at, len);
             }),
         );
+    }
+
+    fn parity(&mut self) {
+        let signed = |image: &mut Vec<u8>| image.extend(trailer(&[b"one", b"two"]));
+        self.damaged("S-82-good", "ok", "parity of an image without a trailer", |image| {
+            parity(image, 2);
+        });
+        self.damaged("S-82-trailer", "ok", "parity of image and trailer, of 3 shards", |image| {
+            signed(image);
+            parity(image, 3);
+        });
+        self.damaged(
+            "S-01-parity",
+            "untrusted Superblock",
+            "the backup is in front of trailer and parity",
+            |image| {
+                signed(image);
+                parity(image, 2);
+                image[0] ^= 1;
+            },
+        );
+        self.damaged("S-04-after-parity", "untrusted Trailing", "a byte follows parity", |image| {
+            parity(image, 2);
+            image.push(0);
+        });
+        self.damaged(
+            "S-80-parity",
+            "untrusted Trailer",
+            "a signature is damaged, and parity is whole",
+            |image| {
+                let at = image.len() + 0x34;
+                signed(image);
+                parity(image, 2);
+                image[at] ^= 1;
+            },
+        );
+        let mut bad = |name: &str, comment, edit: &dyn Fn(&mut Vec<u8>, Geometry)| {
+            self.damaged(name, "untrusted Parity", comment, |image| {
+                let geometry = parity(image, 2);
+                edit(image, geometry);
+            });
+        };
+        bad("S-82-first-head", "the first head's magic is damaged", &|image, geometry| {
+            image[geometry.section_offset() as usize] ^= 1;
+        });
+        bad("S-82-second-head", "the second head's checksum is damaged", &|image, geometry| {
+            image[geometry.second_head_offset() as usize + 0x38] ^= 1;
+        });
+        bad("S-82-first-table", "a checksum in the first table is damaged", &|image, geometry| {
+            image[geometry.table_offset() as usize] ^= 1;
+        });
+        bad(
+            "S-82-second-table",
+            "a checksum in the second table is damaged",
+            &|image, geometry| {
+                image[geometry.second_table_offset() as usize + 5] ^= 1;
+            },
+        );
+        bad("S-82-shard", "a parity shard is damaged", &|image, geometry| {
+            image[geometry.second_table_offset() as usize - 1] ^= 1;
+        });
+        bad("S-82-zeros", "a byte before the parity shards", &|image, geometry| {
+            image[geometry.parity_offset() as usize - 1] = 1;
+        });
+        bad("S-82-cut", "the last byte is missing", &|image, _| {
+            image.pop();
+        });
+        // Both heads, with the checksum made right again.
+        let heads = |image: &mut Vec<u8>, geometry: Geometry, edit: &dyn Fn(&mut [u8])| {
+            for at in [geometry.section_offset(), geometry.second_head_offset()] {
+                let head = &mut image[at as usize..][..fec::HEAD_LEN];
+                edit(head);
+                head[0x38..0x58].fill(0);
+                let sum = proof::hash_parity_head(head);
+                head[0x38..0x58].copy_from_slice(&sum.0);
+            }
+        };
+        bad("S-82-reserved", "a reserved byte of both heads", &|image, geometry| {
+            heads(image, geometry, &|head| head[0x14] = 1);
+        });
+        bad("S-82-count-1", "a parity_count of 1", &|image, geometry| {
+            heads(image, geometry, &|head| put32(head, 0x10, 1));
+        });
+        bad("S-82-count-4097", "a parity_count of 4097", &|image, geometry| {
+            heads(image, geometry, &|head| put32(head, 0x10, 4097));
+        });
+        bad("S-82-count-3", "a parity_count of 3, which is not there", &|image, geometry| {
+            heads(image, geometry, &|head| put32(head, 0x10, 3));
+        });
+        bad("S-82-covers-nothing", "a covered_len of 0", &|image, geometry| {
+            heads(image, geometry, &|head| put64(head, 8, 0));
+        });
+        bad("S-82-covers-less", "a covered_len one less than the image", &|image, geometry| {
+            heads(image, geometry, &|head| put64(head, 8, geometry.covered_len() - 1));
+        });
+        bad("S-82-covers-all", "a covered_len of 2^64 - 1", &|image, geometry| {
+            heads(image, geometry, &|head| put64(head, 8, u64::MAX));
+        });
+        bad("S-82-table-digest", "another digest of the table", &|image, geometry| {
+            heads(image, geometry, &|head| head[0x18] ^= 1);
+        });
     }
 
     fn signatures(&mut self) {
@@ -1201,6 +1306,18 @@ fn pair() -> KeyPair {
 fn trailer(signatures: &[&[u8]]) -> Vec<u8> {
     let signatures: Vec<Vec<u8>> = signatures.iter().map(|raw| raw.to_vec()).collect();
     trailer::encode(&signatures, proof::hash_trailer).unwrap()
+}
+
+/// Gives an image parity.
+fn parity(image: &mut Vec<u8>, parity_count: u32) -> Geometry {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(image).unwrap();
+    let geometry = Geometry::new(image.len() as u64, parity_count).unwrap();
+    ashlarfs::fec::encode(&file, geometry, 1, &|_, _| {}).unwrap();
+    file.rewind().unwrap();
+    image.clear();
+    file.read_to_end(image).unwrap();
+    geometry
 }
 
 fn dirent(inode: u32, name_end: u32, kind: u16) -> Vec<u8> {
