@@ -3,12 +3,14 @@
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
+use ashlarfs::fec::{self, Geometry, Share};
 use ashlarfs::format::digest::Digest;
 use ashlarfs::format::inode::Kind;
 use ashlarfs::format::superblock::Section;
@@ -18,7 +20,7 @@ use ashlarfs::{Method, verify};
 
 use crate::Failure;
 use crate::base::Base;
-use crate::emit::Draft;
+use crate::emit::{Draft, MakeParity};
 use crate::pack::pack;
 use crate::pipeline::Pipeline;
 use crate::plan::{Plan, Wanted, index, plan};
@@ -48,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) ignore_changed: bool,
     /// Keys that sign the image.
     pub(crate) sign_keys: Vec<Key>,
+    /// How much of the image may be damaged and come back; none makes no parity.
+    pub(crate) parity: Option<Share>,
 }
 
 /// Told as the build goes on; all calls come from one thread.
@@ -81,6 +85,8 @@ pub struct Summary {
     pub content_bytes: u64,
     /// Length of the image file.
     pub image_bytes: u64,
+    /// How many of these bytes are parity.
+    pub parity_bytes: u64,
     /// Content that was there already and is not stored again.
     pub duplicate_bytes: u64,
     /// Content that is zeros and is not stored.
@@ -143,9 +149,17 @@ pub(crate) fn build(
     let text = signed_text(&seal.root_digest, options.image_version);
     let trailer = trailer::encode(&sign(&text, &options.sign_keys)?, hash_trailer)
         .ok_or_else(|| Failure::new("the signatures are too large for an image"))?;
-    progress.phase("verifying");
-    let image_bytes = draft
-        .finish(&file, &seal, &trailer, |file, digest| prove(file, digest, options.workers))?;
+    let parity_bytes = Cell::new(0);
+    let parity = |file: &File, covered_len| {
+        progress.phase("making parity");
+        parity_bytes.set(encode_parity(file, covered_len, options)?);
+        Ok(())
+    };
+    let parity = options.parity.map(|_| &parity as &MakeParity<'_>);
+    let image_bytes = draft.finish(&file, &seal, &trailer, parity, |file, digest| {
+        progress.phase("verifying");
+        prove(file, digest, options.workers)
+    })?;
     let count = |kind| {
         plan.nodes.iter().filter(|node| plan.tree.nodes[index(**node)].kind == kind).count() as u64
     };
@@ -159,6 +173,7 @@ pub(crate) fn build(
         hard_links: hard_links(&plan),
         content_bytes: sums.content_bytes,
         image_bytes,
+        parity_bytes: parity_bytes.get(),
         duplicate_bytes: sums.duplicate_bytes,
         hole_bytes: sums.hole_bytes,
         base_blocks: sums.base_blocks,
@@ -186,6 +201,15 @@ fn hard_links(plan: &Plan) -> u64 {
         .filter(|(node, _)| plan.tree.nodes[index(**node)].kind != Kind::Dir)
         .map(|(_, nlink)| u64::from(*nlink) - 1)
         .sum()
+}
+
+/// Writes parity behind the first `covered_len` bytes; returns how many bytes it takes.
+fn encode_parity(file: &File, covered_len: u64, options: &Options) -> Result<u64, Failure> {
+    let geometry = options.parity.and_then(|share| Geometry::of_share(covered_len, share));
+    let geometry = geometry.ok_or_else(|| Failure::new("the image is too large for parity"))?;
+    fec::encode(file, geometry, options.workers, &|_, _| {})
+        .map_err(|err| Failure::reading("cannot make parity", &err))?;
+    Ok(geometry.end() - covered_len)
 }
 
 /// Reads the finished file with the library that everybody reads it with, and verifies all of it.

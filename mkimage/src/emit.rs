@@ -12,6 +12,9 @@ use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 use crate::Failure;
 use crate::seal::Seal;
 
+/// What writes parity behind the first so many bytes of a file.
+pub(crate) type MakeParity<'a> = dyn Fn(&File, u64) -> Result<(), Failure> + 'a;
+
 /// An image on its way. A failed build leaves nothing behind, and the target is the old image or the whole new one.
 ///
 /// When the process is killed: where the file system knows files without a name (`O_TMPFILE`), nothing is left either,
@@ -93,12 +96,14 @@ impl Draft {
         }
     }
 
-    /// Completes the image, proves it and gives it its name. `prove` opens the file anew and verifies the whole of it.
+    /// Completes the image, proves it and gives it its name. `parity` writes parity behind so many bytes, `prove` opens the file
+    /// anew and verifies the whole of it.
     pub(crate) fn finish(
         mut self,
         file: &File,
         seal: &Seal,
         trailer: &[u8],
+        parity: Option<&MakeParity<'_>>,
         prove: impl FnOnce(File, Digest) -> Result<(), Failure>,
     ) -> Result<u64, Failure> {
         let target = self.target.clone();
@@ -107,6 +112,9 @@ impl Draft {
         file.write_all_at(&seal.end, end_at).map_err(wrap)?;
         file.write_all_at(trailer, end_at + seal.end.len() as u64).map_err(wrap)?;
         file.write_all_at(&seal.superblock, 0).map_err(wrap)?;
+        if let Some(parity) = parity {
+            parity(file, end_at + (seal.end.len() + trailer.len()) as u64)?;
+        }
         file.sync_all().map_err(wrap)?;
         // Through a descriptor of its own, as every later reader will have one.
         prove(reopen(file)?, seal.root_digest)?;

@@ -108,6 +108,9 @@ pub(crate) fn summary(summary: &Summary, image: &Path, block_size: u64) -> Strin
         blocks.push(format!("{} taken from the base", grouped(summary.base_blocks)));
     }
     line(blocks);
+    if summary.parity_bytes > 0 {
+        line(vec![format!("{} of parity", bytes(summary.parity_bytes))]);
+    }
     line(vec![format!("{:.1} s", summary.seconds)]);
     lines.concat()
 }
@@ -127,6 +130,7 @@ mod tests {
             hard_links: 3,
             content_bytes: 565_000_000,
             image_bytes: 181_000_000,
+            parity_bytes: 0,
             duplicate_bytes: 1_500_000,
             hole_bytes: 0,
             base_blocks: 12,

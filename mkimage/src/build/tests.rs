@@ -61,6 +61,7 @@ fn options(workers: usize) -> Options {
         order: Vec::new(),
         ignore_changed: false,
         sign_keys: Vec::new(),
+        parity: None,
     }
 }
 
