@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::format::digest::Digest;
 use crate::format::entry::LEN_ON_DISK;
 use crate::format::superblock;
-use crate::store::Store;
+use crate::store::{self, Store};
 
 /// What an update from one image to another would download, in stored bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -28,7 +28,8 @@ pub fn download(a: &Store, b: &Store) -> Result<Download> {
     let new = b.superblock();
     let trailer_len = match b.source() {
         source if source.has_slack() => 0,
-        source => source.len().saturating_sub(new.image_len),
+        // Parity is not downloaded: it is made where the image is put.
+        source => store::covered_len(source).saturating_sub(new.image_len),
     };
     let total_blocks = u64::from(new.block_count);
     let total_bytes = new.image_len.saturating_add(trailer_len);

@@ -74,6 +74,10 @@ pub(super) fn bring(
         part.discard();
         return Err(failed);
     }
+    #[cfg(feature = "fec")]
+    if let Some(parity_count) = head.parity {
+        part.add_parity(head.len(), parity_count)?;
+    }
     part.seal()?;
     remember_current(book, place, claimed, wish.booted)?;
     let wrap = |err| Failed::io(format_args!("cannot rename to {}", target.display()), err);

@@ -13,12 +13,12 @@ use crate::format::superblock::{self, Superblock};
 use crate::format::trailer;
 use crate::format::{SIGNATURE_LEN_MAX, SIGNATURES_MAX};
 use crate::image::Source;
-use crate::store::proof;
+use crate::store::{parity_behind, proof};
 use crate::trust::{self, Anchor};
 
-/// More than a trailer has. A block device goes on behind it; so much of that is fetched in vain.
+/// More than a trailer has with the head of parity behind it. A block device goes on behind it; so much of that is fetched in vain.
 pub(super) const TRAILER_LEN_MAX: u64 = 128 << 10;
-const _: () = assert!((SIGNATURE_LEN_MAX + 4) * SIGNATURES_MAX + 64 < 128 << 10);
+const _: () = assert!((SIGNATURE_LEN_MAX + 4) * SIGNATURES_MAX + 64 + 4096 + 96 < 128 << 10);
 
 /// What is known of an image before any block of it is there: who vouches for it, and what its superblock says.
 #[derive(Debug)]
@@ -28,6 +28,10 @@ pub(super) struct Head {
     pub(super) root_digest: Digest,
     /// What follows the image: all signatures that are known, also those from beside it.
     pub(super) trailer: Vec<u8>,
+    /// Parity shards, where what is offered has parity. That itself is not fetched: what follows the image may be longer here, and to
+    /// make parity is quicker than to fetch it.
+    #[cfg_attr(not(feature = "fec"), expect(dead_code, reason = "nothing else makes parity"))]
+    pub(super) parity: Option<u32>,
 }
 
 impl Head {
@@ -75,7 +79,8 @@ impl Head {
             return Err(about(untrusted.into()));
         }
         let trailer = trailer_of(&pieces, &claimed, signatures).map_err(about)?;
-        Ok(Head { raw, superblock: claimed, root_digest, trailer })
+        let parity = parity_of(&pieces, &claimed);
+        Ok(Head { raw, superblock: claimed, root_digest, trailer, parity })
     }
 
     /// Length of image and trailer.
@@ -101,6 +106,13 @@ fn trailer_of(
     }
     let what = "there are too many signatures, or one is too long";
     trailer::encode(&signatures, proof::hash_trailer).ok_or(Untrusted::Trailer { what }.into())
+}
+
+/// How many parity shards what is offered has.
+fn parity_of(source: &dyn Source, superblock: &Superblock) -> Option<u32> {
+    let signatures = trust::read_trailer(source, superblock.image_len).ok()?;
+    let covered_len = superblock.image_len.saturating_add(trailer::len(&signatures));
+    Some(parity_behind(source, covered_len)?.geometry.parity_count())
 }
 
 /// Bytes that were fetched, as a source that lacks all others.

@@ -11,6 +11,8 @@ use rustix::fs::{Advice, FallocateFlags, OFlags};
 
 use super::disk;
 use super::failed::Failed;
+#[cfg(feature = "fec")]
+use crate::fec::{self, Geometry};
 use crate::image::{self, Method, Source};
 
 /// Bytes of a sector, in which `st_blocks` counts.
@@ -99,6 +101,19 @@ impl Part {
         self.file
             .set_len(len)
             .map_err(|err| Failed::io(format_args!("cannot cut {}", self.path.display()), err))
+    }
+
+    /// Adds parity of its first `len` bytes, if there is room: an image without is as good.
+    #[cfg(feature = "fec")]
+    pub(super) fn add_parity(&self, len: u64, parity_count: u32) -> Result<(), Failed> {
+        let Some(geometry) = Geometry::new(len, parity_count) else { return Ok(()) };
+        let made = self.make_room(geometry.end(), len).and_then(|()| {
+            disk::step("make parity").map_err(|err| Failed::io("cannot write parity", err))?;
+            Ok(fec::encode(&self.file, geometry, super::install::workers(), &|_, _| {})?)
+        });
+        let Err(failed) = made else { return Ok(()) };
+        tracing::warn!("the image is kept without parity: {failed}");
+        self.cut(len)
     }
 
     /// Its bytes, to be read.

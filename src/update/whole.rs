@@ -90,6 +90,8 @@ pub(super) fn whole_trailer(source: &dyn Source, image_len: u64) -> crate::Resul
     let signatures = trust::read_trailer(source, image_len)?;
     let offset = image_len.saturating_add(trailer::len(&signatures));
     match source.len().checked_sub(offset) {
+        // What parity is there for is whole: it does not matter how that itself is.
+        Some(len) if len > 0 && store::parity_behind(source, offset).is_some() => Ok(signatures),
         Some(len) if len > 0 && !source.has_slack() => {
             Err(Untrusted::Trailing { offset, len }.into())
         }
