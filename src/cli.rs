@@ -5,6 +5,8 @@
 pub mod boot;
 pub mod cat;
 pub mod diff;
+#[cfg(feature = "fec")]
+mod draft;
 pub mod dump;
 pub mod etc;
 pub mod extract;

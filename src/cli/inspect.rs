@@ -12,12 +12,14 @@ use super::{Failure, Outcome, TrustArgs, escape, say};
 use crate::error::Result;
 use crate::format::FORMAT_VERSION;
 use crate::format::entry::{Codec, Entry};
+use crate::format::fec::Geometry;
 use crate::format::field::usize_from_u64;
 use crate::format::index::BlockIndex;
 use crate::format::superblock::Section;
 use crate::format::trailer::{self, signed_text};
 use crate::fs::Tree;
 use crate::fs::file::{Extent, Place};
+use crate::store;
 use crate::trust;
 
 /// Arguments of `ashlar inspect`.
@@ -26,7 +28,7 @@ use crate::trust;
 --json writes one object: image, root_digest, format_version, incompat, compat, label, image_version, build_time,
 image_len, block_size, metadata_block_size, block_count, data_block_count, inode_count, parts (data and each section:
 name, blocks, content_bytes, stored_bytes), codecs (blocks by codec), histogram (blocks by stored length in tenths of
-content length), trailer_len, and signatures (key_id, trusted_comment).")]
+content length), trailer_len, signatures (key_id, trusted_comment), and parity (null, or bytes, shard_len, data_shards, parity_shards).")]
 pub struct InspectArgs {
     #[command(flatten)]
     trust: TrustArgs,
@@ -189,12 +191,29 @@ fn to_text(tree: &Tree, table: &Table, signatures: &[Vec<u8>]) -> String {
         line + &"#".repeat(usize_from_u64(bar))
     }));
     lines.push(String::new());
+    lines.push(match parity(tree, signatures) {
+        None => "parity         none".to_owned(),
+        Some(geometry) => format!(
+            "parity         {} bytes: of {} shards of {} bytes, {} may be lost",
+            geometry.end().saturating_sub(geometry.covered_len()),
+            geometry.count(),
+            geometry.shard_len(),
+            geometry.parity_count()
+        ),
+    });
     lines.push(format!("signatures     {}", signatures.len()));
     lines.extend(signatures.iter().map(|signature| {
         let (id, comment) = describe(signature);
         format!("  key {id}  {}", escape(comment.as_bytes()))
     }));
     lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
+}
+
+/// Where parity of image and trailer lies, if there is any.
+fn parity(tree: &Tree, signatures: &[Vec<u8>]) -> Option<Geometry> {
+    let covered_len = tree.superblock().image_len.saturating_add(trailer::len(signatures));
+    let head = store::parity_behind(tree.store().source(), covered_len)?;
+    Some(head.geometry)
 }
 
 fn bits(word: u64) -> String {
@@ -248,6 +267,12 @@ fn to_json(args: &InspectArgs, tree: &Tree, table: &Table, signatures: &[Vec<u8>
         "histogram": table.histogram,
         "trailer_len": trailer::len(signatures),
         "signatures": signers,
+        "parity": parity(tree, signatures).map(|geometry| json!({
+            "bytes": geometry.end().saturating_sub(geometry.covered_len()),
+            "shard_len": geometry.shard_len(),
+            "data_shards": geometry.data_count(),
+            "parity_shards": geometry.parity_count(),
+        })),
     })
 }
 

@@ -2,19 +2,20 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
 use minisign::SignatureBox;
 
+use super::draft::Draft;
 use super::key::{public_key, read_secret};
 use super::{Failure, Outcome};
 use crate::error::Error;
+use crate::fec::{self, Geometry};
 use crate::format::defect::Untrusted;
 use crate::format::digest::Digest;
+use crate::format::field::u64_from_usize;
 use crate::format::superblock::Superblock;
 use crate::format::trailer::{self, signed_text};
 use crate::format::{SIGNATURE_LEN_MAX, SIGNATURES_MAX};
@@ -28,7 +29,8 @@ use crate::trust::{self, Anchor, key_id};
 What is signed is the text that `ashlar inspect --signed-text IMAGE` writes. Where the secret key must not come near
 the image, write that text into a file, sign it with `minisign -Sm FILE`, and bring back FILE.minisig for --attach.
 
-The image is replaced by a copy with the signature in its trailer; who has the old one open or mounted keeps it.")]
+The image is replaced by a copy with the signature in its trailer; who has the old one open or mounted keeps it. Where the image
+has parity (`mkimage --fec`), the copy gets parity that covers the signature, too.")]
 #[command(group(ArgGroup::new("what").required(true).args(["key", "attach", "remove"])))]
 pub struct SignArgs {
     /// Secret key (minisign) to sign with
@@ -60,6 +62,8 @@ struct Target {
     root_digest: Digest,
     superblock: Superblock,
     signatures: Vec<Vec<u8>>,
+    /// Parity shards, if it has any.
+    parity_count: Option<u32>,
 }
 
 /// Runs it.
@@ -98,7 +102,7 @@ pub fn run(args: &SignArgs) -> Outcome {
     }
     if args.detached {
         let path = trust::signature_beside(&args.image);
-        replace(&path, None, &raw.unwrap_or_default(), |_| Ok(()))?;
+        replace(&path, &raw.unwrap_or_default())?;
         eprintln!("ashlar: wrote {}", path.display());
         return Ok(ExitCode::SUCCESS);
     }
@@ -151,7 +155,8 @@ fn open(args: &SignArgs) -> Result<Target, Failure> {
         eprintln!("ashlar: warning: {shown}: {err}; the signatures in it are lost");
         Vec::new()
     });
-    Ok(Target { path, root_digest, superblock, signatures })
+    let parity_count = if args.detached { None } else { parity_count(&args.image, &*source)? };
+    Ok(Target { path, root_digest, superblock, signatures, parity_count })
 }
 
 fn read_signature(path: &Path) -> Result<SignatureBox, Failure> {
@@ -176,64 +181,60 @@ fn rewrite(target: &Target) -> Result<(), Failure> {
         ))
     })?;
     let image_len = target.superblock.image_len;
-    replace(&target.path, Some(image_len), &trailer, |source| {
-        // Believed only when read back.
-        let same = store::open_superblock(source, target.root_digest)?.0 == target.superblock;
-        let signatures = trust::read_trailer(source, image_len)?;
-        if same && signatures == target.signatures { Ok(()) } else { Err(Error::Invalid) }
-    })
-}
-
-/// Writes a file beside `path`, has it checked and renames it to `path`: there is the old file or the new one at any
-/// time, whatever happens. With `keep`, so many bytes of the old file come first.
-fn replace(
-    path: &Path,
-    keep: Option<u64>,
-    content: &[u8],
-    check: impl Fn(&dyn Source) -> Result<(), Error>,
-) -> Result<(), Failure> {
-    let draft = beside(path, &format!(".{}.tmp", std::process::id()));
-    let result = write_draft(path, &draft, keep, content)
-        .map_err(|err| Failure::new(format!("cannot write {}: {err}", draft.display())))
-        .and_then(|()| {
-            let source = image::open(&draft, Method::Pread)?;
-            check(&*source).map_err(|err| Failure::about(draft.display(), &err))
-        })
-        .and_then(|()| {
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let directory = directory.unwrap_or(Path::new("."));
-            fs::rename(&draft, path)
-                .and_then(|()| File::open(directory)?.sync_all())
-                .map_err(|err| Failure::new(format!("cannot write {}: {err}", path.display())))
-        });
-    if result.is_err() && draft.exists() {
-        fs::remove_file(&draft).unwrap_or_default();
+    let old = File::open(&target.path)
+        .map_err(|err| Failure::new(format!("cannot open {}: {err}", target.path.display())))?;
+    let draft = Draft::create(&target.path, Some(&old))?;
+    let wrap = |err| Failure::new(format!("cannot write {}: {err}", draft.path().display()));
+    // copy_file_range(2): no copy at all where the filesystem can share the bytes.
+    let copied = io::copy(&mut (&old).take(image_len), &mut draft.file()).map_err(wrap)?;
+    if copied != image_len {
+        return Err(wrap(io::ErrorKind::UnexpectedEof.into()));
     }
-    result
-}
-
-fn write_draft(path: &Path, draft: &Path, keep: Option<u64>, content: &[u8]) -> io::Result<()> {
-    let old = keep.map(|_| File::open(path)).transpose()?;
-    let mode =
-        old.as_ref().map_or(Ok(0o644), |old| old.metadata().map(|meta| meta.mode() & 0o777))?;
-    let mut new = File::options().write(true).create_new(true).mode(mode).open(draft)?;
-    if let (Some(old), Some(keep)) = (old, keep) {
-        // copy_file_range(2): no copy at all where the filesystem can share the bytes.
-        let copied = io::copy(&mut (&old).take(keep), &mut new)?;
-        if copied != keep {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let meta = old.metadata()?;
-        // Only root may give a file away; for everyone else it is theirs already.
-        std::os::unix::fs::fchown(&new, Some(meta.uid()), Some(meta.gid())).unwrap_or_default();
-        new.set_permissions(meta.permissions())?;
+    draft.file().write_all(&trailer).map_err(wrap)?;
+    if let Some(parity_count) = target.parity_count {
+        let covered_len = image_len.saturating_add(u64_from_usize(trailer.len()));
+        let geometry = Geometry::new(covered_len, parity_count).ok_or(Error::Invalid)?;
+        fec::encode(draft.file(), geometry, workers(), &|_, _| {})?;
     }
-    new.write_all(content)?;
-    new.sync_all()
+    draft.sync()?;
+    // Believed only when read back.
+    let source = image::open(draft.path(), Method::Pread)?;
+    let same = store::open_superblock(&*source, target.root_digest)?.0 == target.superblock;
+    if !same || trust::read_trailer(&*source, image_len)? != target.signatures {
+        return Err(Failure::about(draft.path().display(), &Error::Invalid));
+    }
+    draft.finish()
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().as_bytes().to_vec();
-    name.extend_from_slice(suffix.as_bytes());
-    PathBuf::from(std::ffi::OsStr::from_bytes(&name))
+/// The number of parity shards of an image, if it has parity. What is signed gets parity anew, and parity of damaged bytes would
+/// keep them damaged for ever: an image must be whole for that.
+fn parity_count(path: &Path, source: &dyn Source) -> Result<Option<u32>, Failure> {
+    let Some(head) = fec::find(source) else { return Ok(None) };
+    let damage = fec::scan(source, &head, workers(), &|_, _| {})?;
+    if let Some(first) = damage.data().first() {
+        let place = head.geometry.place(*first);
+        return Err(Failure::new(format!(
+            "{}: the bytes from {} to {} are not those that its parity was made of",
+            path.display(),
+            place.start,
+            place.end
+        ))
+        .hint("repair the image with `ashlar verify --repair`, then sign it"));
+    }
+    Ok(Some(head.geometry.parity_count()))
+}
+
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+/// Replaces a file by one with this content.
+fn replace(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    let draft = Draft::create(path, None)?;
+    draft
+        .file()
+        .write_all(content)
+        .map_err(|err| Failure::new(format!("cannot write {}: {err}", draft.path().display())))?;
+    draft.sync()?;
+    draft.finish()
 }

@@ -1,9 +1,13 @@
 //! `ashlar verify`: is all of it true?
 
+#[cfg(feature = "fec")]
+mod repair;
+
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -17,6 +21,9 @@ use crate::image::{self, Method};
 use crate::trust::Anchor;
 use crate::verify::{self, Finding, Report};
 
+/// Exit status, as of fsck(8): there was damage, and it was repaired.
+#[cfg(feature = "fec")]
+const REPAIRED: u8 = 1;
 /// Exit status, as of fsck(8): there is damage, and it is still there.
 const DAMAGE: u8 = 4;
 /// Exit status: could not tell.
@@ -29,12 +36,14 @@ const FILES_SHOWN: usize = 20;
 /// Arguments of `ashlar verify`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status, as of fsck(8): 0 clean, 4 damaged, 8 could not tell, 16 wrongly called; 4 and 8 may be added.
+Exit status, as of fsck(8): 0 clean, 1 repaired, 4 damaged, 8 could not tell, 16 wrongly called; 4 and 8 may be added.
 
 --json writes one object: image, root_digest, authenticated_by (root-digest, key or null), clean, file_bytes,
 bytes_checked, slack_bytes (behind the image on a block device), blocks, blocks_good, inodes, signatures (number of),
 findings_omitted, and findings, each with class (io, untrusted, corrupt or unsupported), rule and name (of SPEC.md, or
-null), message, block, offset and part (or null), files (paths hit), inodes (hit, paths unknown), more_files.")]
+null), message, block, offset and part (or null), files (paths hit), inodes (hit, paths unknown), more_files. All of it is about
+IMAGE as it was found; with --repair there is also repair: null where nothing had to be done, or done (true or false),
+and with it path, data_shards and parity_shards (damaged), shards_max (that may be) and shard_len, or error.")]
 pub struct VerifyArgs {
     #[command(flatten)]
     trust: TrustArgs,
@@ -49,11 +58,14 @@ pub struct VerifyArgs {
     quiet: bool,
     /// The image: a file or a block device
     image: PathBuf,
+    #[cfg(feature = "fec")]
+    #[command(flatten)]
+    repair: repair::RepairArgs,
     #[command(flatten)]
     fsck: FsckArgs,
 }
 
-/// What fsck(8) and its callers pass: an image is never repaired, asked about or skipped, so none of it matters.
+/// What fsck(8) and its callers pass: an image is repaired by --repair only, never asked about or skipped, so none of it matters.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag that others pass")]
 struct FsckArgs {
@@ -99,7 +111,14 @@ pub fn run(args: &VerifyArgs) -> Outcome {
     };
     let mut how = verify::Options { progress: &progress, ..verify::Options::default() };
     how.workers = args.workers.unwrap_or(how.workers);
-    let report = verify::verify_source(source, &options, &how);
+    let report = verify::verify_source(Arc::clone(&source), &options, &how);
+    #[cfg(feature = "fec")]
+    if args.repair.is_wanted() {
+        let is_clean = report.is_clean();
+        let repair = (!is_clean).then(|| args.repair.run(&args.image, &*source, &options, &how));
+        bar.finish_and_clear();
+        return tell_repair(args, authenticated_by, &report, repair);
+    }
     bar.finish_and_clear();
     if args.json {
         say(&format!("{}\n", to_json(&args.image, authenticated_by, &report)))?;
@@ -107,6 +126,33 @@ pub fn run(args: &VerifyArgs) -> Outcome {
         say(&to_text(&report, args.quiet))?;
     }
     Ok(ExitCode::from(status(&report)))
+}
+
+/// Tells what was found and what came of it.
+#[cfg(feature = "fec")]
+fn tell_repair(
+    args: &VerifyArgs,
+    authenticated_by: Option<&str>,
+    report: &Report,
+    repair: Option<repair::Repair>,
+) -> Outcome {
+    if args.json {
+        let mut told = to_json(&args.image, authenticated_by, report);
+        if let Some(object) = told.as_object_mut() {
+            let repair = repair.as_ref().map_or(Value::Null, repair::Repair::to_json);
+            object.insert("repair".to_owned(), repair);
+        }
+        say(&format!("{told}\n"))?;
+    } else {
+        say(&to_text(report, args.quiet))?;
+        let line = repair.as_ref().and_then(repair::Repair::line).filter(|_| !args.quiet);
+        say(&line.map(|line| line + "\n").unwrap_or_default())?;
+    }
+    match repair {
+        None => Ok(ExitCode::from(status(report))),
+        Some(repair::Repair::Done(..)) => Ok(ExitCode::from(REPAIRED)),
+        Some(repair::Repair::Failed(failure)) => Err(Failure { status: status(report), ..failure }),
+    }
 }
 
 /// On a terminal only; a bar that is not drawn costs nothing.
