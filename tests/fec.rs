@@ -216,11 +216,11 @@ fn either_table_says_which_shards_are_lost() {
     let source = Memory::new(bytes.clone());
     let head = fec::find(&*source).unwrap();
     let damage = fec::scan(&*source, &head, 2, &|_, _| {}).unwrap();
-    assert_eq!((damage.data(), damage.parity()), (&[][..], &[][..]));
+    assert!(damage.data().is_empty() && damage.parity().is_empty());
     bytes[second as usize + 4 * 17] ^= 1;
     bytes[4096 * 20] ^= 1;
     let damage = fec::scan(&*Memory::new(bytes.clone()), &head, 2, &|_, _| {}).unwrap();
-    assert_eq!(damage.data(), [17, 20]);
+    assert!(damage.data() == [17_u32, 20]);
     assert!(bench.repaired(bytes).is_some_and(|bytes| bytes == bench.whole));
 }
 
