@@ -8,6 +8,7 @@ pub mod diff;
 #[cfg(feature = "fec")]
 mod draft;
 pub mod dump;
+mod elsewhere;
 pub mod etc;
 pub mod extract;
 pub mod inspect;

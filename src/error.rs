@@ -59,7 +59,7 @@ impl Error {
                 "check the key; the image may have been signed by another one, or changed since"
             }
             Error::Untrusted(_) => {
-                "the image changed after it was sealed; `ashlar verify` names everything that is damaged"
+                "the image changed after it was sealed; `ashlar verify` names everything that is damaged, and with --repair mends it"
             }
             Error::Corrupt(Corrupt::NotAnImage { .. }) => {
                 "make an image with `mkimage SOURCE IMAGE`"

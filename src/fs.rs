@@ -3,6 +3,7 @@
 pub mod attr;
 pub mod dir;
 pub mod file;
+pub mod holders;
 mod metadata;
 pub mod path;
 pub mod prefetch;

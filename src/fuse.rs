@@ -9,11 +9,13 @@ pub mod convert;
 pub mod counters;
 pub mod errno;
 mod failures;
+mod heals;
 pub mod journal;
 pub mod mount;
 pub mod mountinfo;
 mod placement;
 pub mod recorder;
+mod seek;
 pub mod session;
 pub mod socket;
 pub mod status;
@@ -39,6 +41,7 @@ use crate::format::NAME_MAX;
 use crate::format::field::{u32_from_u64, u32_from_usize, u64_from_usize, usize_from_u32};
 use crate::format::index::InodeIndex;
 use crate::fs::{Attr, Tree};
+use crate::heal::corruption::LastResort;
 use convert::{file_attr, file_type, inode_index, node};
 use counters::{Counters, Upcall};
 use failures::Failures;
@@ -80,10 +83,6 @@ pub const ROOT_DIGEST_XATTR: &str = "user.ashlar.root_digest";
 /// Where `SELinux` keeps a file's label.
 const SELINUX_XATTR: &str = "security.selinux";
 
-/// `whence` of lseek(2), as the kernel numbers it on every architecture.
-const SEEK_DATA: i32 = 3;
-const SEEK_HOLE: i32 = 4;
-
 thread_local! {
     /// Content on its way to the kernel: one buffer for each worker, as long as the longest READ it has seen.
     static CONTENT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -97,6 +96,8 @@ pub struct Server {
     journal: Arc<Journal>,
     failures: Failures,
     recorder: Option<Recorder>,
+    /// What is done about bytes that nobody has, besides an error.
+    last_resort: Option<LastResort>,
     /// The image file, to tell how much space is left beside it.
     image: Option<OwnedFd>,
     readahead_kb: Option<u32>,
@@ -124,6 +125,7 @@ impl Server {
             journal,
             failures,
             recorder: work.recorder,
+            last_resort: work.last_resort,
             image: work.image,
             readahead_kb: work.readahead_kb,
             placement: Arc::new(Placement::new()),
@@ -160,8 +162,19 @@ impl Server {
         if errno::is_failure(err) {
             self.counters.count_failure();
             self.failures.tell(upcall, ino, err, &self.tree);
+            self.despair(err);
         }
         errno::from_error(err)
+    }
+
+    /// Takes the last resort, if there is one, and bytes are lost that somebody asked for. A malformed image is no such case:
+    /// it was sealed like this, and would be the same after a restart.
+    fn despair(&self, err: &Error) {
+        if let Some(last_resort) = &self.last_resort
+            && matches!(err, Error::Untrusted(_) | Error::Io { .. })
+        {
+            last_resort.take(&err.to_string());
+        }
     }
 
     fn look_up(&self, parent: INodeNo, name: &[u8]) -> Result<Option<FileAttr>> {
@@ -233,18 +246,6 @@ impl Server {
             }
         }
         Ok(())
-    }
-
-    fn seek(&self, ino: INodeNo, offset: i64, whence: i32) -> Result<Result<i64, Errno>> {
-        // lseek(2): an offset before the start or at the end, or no data behind it, is ENXIO.
-        let Ok(offset) = u64::try_from(offset) else { return Ok(Err(Errno::ENXIO)) };
-        let file = self.tree.file(inode_index(ino)?)?;
-        let found = match whence {
-            SEEK_DATA => file.seek_data(offset)?,
-            SEEK_HOLE => file.seek_hole(offset)?,
-            _ => return Ok(Err(Errno::EINVAL)),
-        };
-        Ok(found.and_then(|at| i64::try_from(at).ok()).ok_or(Errno::ENXIO))
     }
 }
 

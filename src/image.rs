@@ -4,6 +4,7 @@ pub mod map;
 pub mod patient;
 pub mod pread;
 pub mod source;
+pub mod uncached;
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
@@ -69,4 +70,10 @@ pub fn from_file(file: File, method: Method) -> io::Result<Arc<dyn Source>> {
         Method::Pread => Arc::new(Pread::new(file)?),
         Method::Auto | Method::Map => Arc::new(Map::new(file)?),
     })
+}
+
+/// Whether a name is that of an image: what ends otherwise (a temporary file, a signature) is none, and what is hidden.
+pub fn is_image_name(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension().is_some_and(|suffix| suffix == "img" || suffix == "ashlar")
 }

@@ -6,6 +6,7 @@
 //! * [`image`]: where is it?
 //! * [`store`]: is it true?
 //! * [`trust`]: who vouches for it?
+//! * [`mod@heal`]: where else is a true copy?
 //! * [`fs`]: what does the tree say?
 //! * [`mod@verify`]: is all of it true?
 //! * [`manifest`]: what does it hold, as lines of text?
@@ -41,6 +42,7 @@ pub mod format;
 pub mod fs;
 #[cfg(feature = "fuse")]
 pub mod fuse;
+pub mod heal;
 pub mod image;
 pub mod integration;
 pub mod lint;
@@ -62,6 +64,7 @@ pub use error::{Error, Result};
 pub use format::digest::Digest;
 pub use fs::Tree;
 pub use image::{Method, Source};
+pub use store::heal::Healer;
 pub use store::{CacheLimits, Store};
 pub use trust::Anchor;
 
@@ -78,6 +81,8 @@ pub struct Options {
     pub cache: CacheLimits,
     /// How long a read of the image file may take before it fails; for ever where nothing is said.
     pub io_timeout: Option<Duration>,
+    /// Who is asked, one after the other, for bytes that the image does not have any more.
+    pub healers: Vec<Arc<dyn Healer>>,
 }
 
 impl Options {
@@ -89,6 +94,7 @@ impl Options {
             method: Method::Auto,
             cache: CacheLimits { data_bytes_max: 24 << 20, metadata_bytes_max: 8 << 20 },
             io_timeout: None,
+            healers: Vec::new(),
         }
     }
 }
@@ -105,6 +111,6 @@ pub fn open_source(source: Arc<dyn Source>, options: &Options) -> Result<Tree> {
         None => source,
     };
     let digest = trust::root_digest(&*source, &options.anchor, &options.detached_signatures)?;
-    let store = Store::open(source, digest, options.cache)?;
+    let store = Store::open_healing(source, digest, options.cache, options.healers.clone())?;
     Tree::new(Arc::new(store))
 }

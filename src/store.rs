@@ -7,6 +7,8 @@
 pub mod block;
 mod cache;
 mod expand;
+pub mod heal;
+mod opening;
 pub(crate) mod parallel;
 pub mod prefetch;
 pub mod proof;
@@ -21,15 +23,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::format::branch;
-use crate::format::defect::{Corrupt, Untrusted};
 use crate::format::digest::Digest;
 use crate::format::entry::{Codec, Entry};
 use crate::format::field::{u32_from_usize, usize_from_u32};
 use crate::format::index::BlockIndex;
-use crate::format::superblock::{self, Superblock};
+use crate::format::superblock::Superblock;
 use crate::image::Source;
 use block::Block;
 use cache::Cache;
+use heal::{Cure, Healer, Listener, Part, Sealed, Wanted};
+pub use opening::{open_superblock, read_superblock};
 use parallel::on_threads;
 use prefetch::idle::Idler;
 use prefetch::list::Listed;
@@ -64,7 +67,7 @@ pub struct Counters {
 /// An image whose root digest was checked, and whose blocks are checked as they are asked for.
 #[derive(Debug)]
 pub struct Store {
-    source: Arc<dyn Source>,
+    sealed: Sealed,
     superblock: Superblock,
     root_digest: Digest,
     used_backup: bool,
@@ -95,7 +98,7 @@ fn with_stored<T>(entry: &Entry, work: impl FnOnce(&mut [u8]) -> Result<T>) -> R
 }
 
 /// A lock whose holder panicked still guards sound data: all who hold one here complete each change before they let it go.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -108,75 +111,47 @@ fn copy(from: &[u8], to: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// Reads `len` bytes at `offset` into private memory.
-fn read(source: &dyn Source, offset: u64, len: usize) -> Result<Vec<u8>> {
-    let mut raw = vec![0; len];
-    read_into(source, offset, &mut raw)?;
-    Ok(raw)
-}
-
+/// Reads bytes at `offset` into private memory.
 fn read_into(source: &dyn Source, offset: u64, raw: &mut [u8]) -> Result<()> {
     source.read_exact_at(raw, offset).map_err(|err| {
         Error::io(format!("cannot read {} bytes at offset {offset}", raw.len()), err)
     })
 }
 
-/// The 4096 bytes of a superblock, whatever they are, and their digest.
-pub fn read_superblock(
-    source: &dyn Source,
-    offset: u64,
-) -> Result<([u8; superblock::LEN], Digest)> {
-    let mut raw = [0; superblock::LEN];
-    if let Err(err) = read_into(source, offset, &mut raw) {
-        // A file shorter than a superblock is no image; "unexpected end of file" would not say so.
-        if source.len() < superblock::LEN_ON_DISK {
-            let mut found = [0; 8];
-            let len = usize::try_from(source.len()).unwrap_or(usize::MAX).min(found.len());
-            read_into(source, 0, found.get_mut(..len).unwrap_or_default())?;
-            if found == superblock::MAGIC {
-                let (len, image_len) = (source.len(), superblock::LEN_ON_DISK);
-                return Err(Untrusted::Truncated { len, image_len }.into());
-            }
-            return Err(Corrupt::NotAnImage { found }.into());
-        }
-        return Err(err);
-    }
-    let digest = proof::hash_superblock(&raw);
-    Ok((raw, digest))
-}
-
-/// The superblock that has the root digest, and whether it is the backup.
-pub fn open_superblock(source: &dyn Source, root_digest: Digest) -> Result<(Superblock, bool)> {
-    let (first, found) = read_superblock(source, 0)?;
-    let (raw, used_backup) = if found == root_digest {
-        (first, false)
-    } else {
-        let backup = superblock_offsets(source)
-            .into_iter()
-            .skip(1)
-            .filter_map(|offset| read_superblock(source, offset).ok())
-            .find(|(_, digest)| *digest == root_digest);
-        match backup {
-            Some((raw, _)) => (raw, true),
-            None if !first.starts_with(&superblock::MAGIC) => {
-                let found = first.first_chunk().copied().unwrap_or_default();
-                return Err(Corrupt::NotAnImage { found }.into());
-            }
-            None => return Err(Untrusted::Superblock { expected: root_digest, found }.into()),
-        }
-    };
-    Ok((Superblock::decode(&raw)?, used_backup))
-}
-
 impl Store {
     /// Opens the image that has the given root digest. Reads the superblock and the page list, nothing else.
     pub fn open(source: Arc<dyn Source>, root_digest: Digest, limits: CacheLimits) -> Result<Self> {
-        let (superblock, used_backup) = open_superblock(&*source, root_digest)?;
-        let table = Table::open(&*source, &superblock)?;
+        Store::open_healing(source, root_digest, limits, Vec::new())
+    }
+
+    /// The same with somebody to ask, one after the other, for bytes that the image does not have any more.
+    pub fn open_healing(
+        source: Arc<dyn Source>,
+        root_digest: Digest,
+        limits: CacheLimits,
+        healers: Vec<Arc<dyn Healer>>,
+    ) -> Result<Self> {
+        Store::open_sealed(Sealed::new(source, healers, false), root_digest, limits)
+    }
+
+    /// The same for those who restore an image: its superblock, too, may come from a copy of it.
+    pub fn open_restoring(
+        source: Arc<dyn Source>,
+        root_digest: Digest,
+        limits: CacheLimits,
+        healers: Vec<Arc<dyn Healer>>,
+    ) -> Result<Self> {
+        Store::open_sealed(Sealed::new(source, healers, true), root_digest, limits)
+    }
+
+    fn open_sealed(sealed: Sealed, root_digest: Digest, limits: CacheLimits) -> Result<Self> {
+        let (raw, used_backup) = opening::raw_superblock(&sealed, root_digest)?;
+        let superblock = Superblock::decode(&raw)?;
+        let table = Table::open(&sealed, &superblock)?;
         let block_len = usize_from_u32(superblock.block_size());
         let metadata_block_len = usize_from_u32(superblock.metadata_block_size());
         Ok(Store {
-            source,
+            sealed,
             superblock,
             root_digest,
             used_backup,
@@ -217,7 +192,44 @@ impl Store {
 
     /// The source, for those who account for bytes outside of blocks.
     pub fn source(&self) -> &dyn Source {
-        &*self.source
+        self.sealed.source()
+    }
+
+    /// How often bytes were healed, by each cure.
+    pub fn healed(&self) -> Vec<(Cure, u64)> {
+        self.sealed.healed()
+    }
+
+    /// How many blocks, pages and the like were wanted, and nobody has them.
+    pub fn lost(&self) -> u64 {
+        self.sealed.lost()
+    }
+
+    /// From now on, somebody is told of what is healed and what is lost, each once. A second listener hears nothing.
+    pub fn listen(&self, listener: Listener) {
+        self.sealed.listen(listener);
+    }
+
+    /// The bytes of a part of the image as they were sealed, whoever has them: for those who write images.
+    pub fn sealed(&self, part: Part) -> Result<Vec<u8>> {
+        let superblock = &self.superblock;
+        let wanted = match part {
+            Part::Superblock => {
+                let (raw, _) = opening::raw_superblock(&self.sealed, self.root_digest)?;
+                return Ok(raw.to_vec());
+            }
+            Part::PageList => table::wanted_list(superblock),
+            Part::TablePage(page) => self.table.wanted(superblock, page)?,
+            Part::Block(block, _) => self.wanted(block, &self.entry(block)?),
+        };
+        let mut raw = vec![0; wanted.len];
+        self.sealed.read(&wanted, &mut raw)?;
+        Ok(raw)
+    }
+
+    /// The digest of a page of the digest table.
+    pub fn page_digest(&self, page: u32) -> Option<Digest> {
+        self.table.wanted(&self.superblock, page).ok().map(|wanted| wanted.digest)
     }
 
     /// Whether a block holds data or metadata.
@@ -231,12 +243,12 @@ impl Store {
 
     /// The table entry of a block.
     pub fn entry(&self, block: BlockIndex) -> Result<Entry> {
-        self.table.entry(&*self.source, &self.superblock, block)
+        self.table.entry(&self.sealed, &self.superblock, block)
     }
 
     /// All entries of one page of the table (1024 blocks; the last page has fewer).
     pub fn table_page(&self, page: u32) -> Result<Arc<[Entry]>> {
-        self.table.page(&*self.source, &self.superblock, page)
+        self.table.page(&self.sealed, &self.superblock, page)
     }
 
     /// From now on, it is noticed who reads in order; what should be expanded ahead of them is for a thread of the caller's to
@@ -415,45 +427,62 @@ impl Store {
 
     /// Watches where the image is read, to have what lies behind brought in. Takes a lock.
     fn note_place(&self, entry: &Entry) {
-        self.readahead.note(&*self.source, entry.offset);
+        self.readahead.note(self.sealed.source(), entry.offset);
     }
 
     fn expand_into(&self, block: BlockIndex, entry: &Entry, content: &mut [u8]) -> Result<()> {
         self.note_place(entry);
-        self.expand_unnoticed(block, entry, content)
+        expand_from(block, entry, content, |stored| self.read_stored(block, entry, stored))
     }
 
-    /// The one place where bytes become trusted: copy, hash, then use.
+    /// The same for one who may neither lock nor wait: what is not whole is an error, and nobody's yet.
     fn expand_unnoticed(&self, block: BlockIndex, entry: &Entry, content: &mut [u8]) -> Result<()> {
-        if u32_from_usize(content.len()) != entry.content_len {
-            return Err(Error::Invalid);
-        }
-        match entry.codec {
-            Codec::None => self.read_stored(block, entry, content),
-            Codec::Zstd | Codec::ZstdX86 | Codec::ZstdArm64 => {
-                with_stored(entry, |stored| -> Result<()> {
-                    self.read_stored(block, entry, stored)?;
-                    Ok(expand::expand(stored, content, block)?)
-                })?;
-                if let Some(machine) = entry.codec.machine() {
-                    branch::to_distances(machine, content);
-                }
-                Ok(())
-            }
-        }
+        let wanted = self.wanted(block, entry);
+        expand_from(block, entry, content, |stored| self.sealed.read_here(&wanted, stored))
+            .inspect(|()| self.count_verified(entry))
     }
 
-    /// Copies a block's stored bytes into `stored` and proves the copy. On error the buffer holds nothing to be used.
+    fn wanted(&self, block: BlockIndex, entry: &Entry) -> Wanted {
+        let part = Part::Block(block, self.kind(block));
+        let (offset, len) = (entry.offset, usize_from_u32(entry.stored_len));
+        Wanted { part, offset, len, digest: entry.digest }
+    }
+
+    /// Copies a block's stored bytes into `stored` and proves the copy, whoever has them. On error the buffer holds nothing
+    /// to be used.
     fn read_stored(&self, block: BlockIndex, entry: &Entry, stored: &mut [u8]) -> Result<()> {
-        read_into(&*self.source, entry.offset, stored)?;
-        let found = proof::hash_block(self.kind(block), stored);
-        if found != entry.digest {
-            stored.fill(0);
-            let Entry { offset, digest: expected, .. } = *entry;
-            return Err(Untrusted::Block { block, offset, expected, found }.into());
-        }
+        self.sealed.read(&self.wanted(block, entry), stored)?;
+        self.count_verified(entry);
+        Ok(())
+    }
+
+    fn count_verified(&self, entry: &Entry) {
         self.counters.blocks_verified.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes_verified.fetch_add(u64::from(entry.stored_len), Ordering::Relaxed);
-        Ok(())
+    }
+}
+
+/// Copy, hash, then use: `read` does the first two, or fails.
+fn expand_from(
+    block: BlockIndex,
+    entry: &Entry,
+    content: &mut [u8],
+    read: impl FnOnce(&mut [u8]) -> Result<()>,
+) -> Result<()> {
+    if u32_from_usize(content.len()) != entry.content_len {
+        return Err(Error::Invalid);
+    }
+    match entry.codec {
+        Codec::None => read(content),
+        Codec::Zstd | Codec::ZstdX86 | Codec::ZstdArm64 => {
+            with_stored(entry, |stored| -> Result<()> {
+                read(stored)?;
+                Ok(expand::expand(stored, content, block)?)
+            })?;
+            if let Some(machine) = entry.codec.machine() {
+                branch::to_distances(machine, content);
+            }
+            Ok(())
+        }
     }
 }

@@ -12,6 +12,7 @@ mod back_off;
 mod channel;
 mod guard;
 mod holder;
+mod inheritance;
 mod letter;
 mod peer;
 mod program;
@@ -21,10 +22,11 @@ mod upgrade;
 
 pub use guard::Guard;
 pub use holder::hold;
+pub use inheritance::{Inheritance, Manner};
 pub use letter::{Duty, Kit, Letter, Namespace, Role};
 pub use program::Program;
 pub use successor::{Called, called, succeed};
-pub use upgrade::{UpgradeError, mount_namespace, upgrade};
+pub use upgrade::{UpgradeError, upgrade};
 
 /// The hidden command by which either process is started.
 pub const COMMAND: &str = "succeed";

@@ -143,7 +143,7 @@ fn signed_root_digest(
     let mut found = 0_usize;
     let mut damage = None;
     let mut seen_image = false;
-    let first = read_superblock(source, 0)?.0;
+    let first = read_superblock(source, 0);
     for offset in superblock_offsets(source) {
         let Ok((raw, digest)) = read_superblock(source, offset) else { continue };
         if !raw.starts_with(&superblock::MAGIC) {
@@ -164,7 +164,7 @@ fn signed_root_digest(
         }
     }
     if !seen_image {
-        return Err(not_an_image(&first).into());
+        return Err(not_an_image(&first?.0).into());
     }
     Err(damage.filter(|_| found == 0).unwrap_or_else(|| Untrusted::Signature { found }.into()))
 }

@@ -21,6 +21,8 @@ pub mod latest;
 pub mod origin;
 mod part;
 pub mod place;
+#[cfg(feature = "net")]
+pub mod ranges;
 pub mod record;
 pub mod scrub;
 mod seeds;

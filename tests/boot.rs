@@ -237,8 +237,8 @@ fn a_damaged_first_program_is_found_before_it_is_needed() {
         let flip =
             "printf X | dd of=$root/images/bad.img bs=1 seek=100000 conv=notrunc 2>/dev/null";
         let said = machine.runs(&format!(
-            "{flip}\nsetup ashlar ashlar.key={key} 2>$place/err\ncat $root/which $place/err\n\
-             $ashlar boot status | grep ^refused\n"
+            "{flip}\nsetup ashlar ashlar.on-corruption=eio ashlar.key={key} 2>$place/err\n\
+             cat $root/which $place/err\n$ashlar boot status | grep ^refused\n"
         ));
         assert!(said.starts_with("first\n"), "{said}");
         assert!(said.contains("images/bad.img is refused: "), "{said}");
@@ -254,14 +254,34 @@ fn a_damaged_first_program_is_found_before_it_is_needed() {
             format!("ashlar=bad ashlar.roothash={digest}"),
         ] {
             let said = machine.runs(&format!(
-                "{flip}\nrefused setup {words} ashlar.key={key}\ncat $place/why\nls $root"
+                "{flip}\nrefused setup {words} ashlar.on-corruption=eio ashlar.key={key}\n\
+                 cat $place/why\nls $root"
             ));
             assert!(said.contains("no image can be booted; images/bad.img: "), "{words}: {said}");
             assert!(said.ends_with("images\n"), "{words}: {said}");
         }
         let said = machine.runs(&format!(
-            "{flip}\nsetup ashlar={digest} ashlar.fallback ashlar.key={key}\ncat $root/which"
+            "{flip}\nsetup ashlar={digest} ashlar.fallback ashlar.on-corruption=eio ashlar.key={key}\n\
+             cat $root/which"
         ));
+        assert_eq!(said, "first\n");
+        // Unless it may be healed: the other image has that block. Also where the data partition says so.
+        for words in ["ashlar", "ashlar.on-corruption=heal ashlar"] {
+            let said = machine.runs(&format!(
+                "{flip}\nsetup {words} ashlar.key={key}\ncat $root/which\n\
+                 $ashlar status --json $root | grep -A2 blocks_healed\n\
+                 grep -o 'on-corruption.*' /run/ashlar/boot.json | head -c 22\n"
+            ));
+            assert!(said.starts_with("second\n") && said.contains("\"image\": "), "{said}");
+            assert!(!said.contains("\"image\": 0"), "{said}");
+            assert!(
+                said.ends_with("on-corruption\": \"heal\"")
+                    || said.ends_with("on-corruption\":\"heal\""),
+                "{said}"
+            );
+        }
+        let eio = machine.file("ashlar.toml", "on-corruption = \"eio\"\n");
+        let said = eio.runs(&format!("{flip}\nsetup ashlar ashlar.key={key}\ncat $root/which"));
         assert_eq!(said, "first\n");
     });
 }

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -13,9 +14,10 @@ use super::data::{CONFIG_IN_ROOT, read_text};
 use super::patience::Patience;
 use super::slots::Slots;
 use crate::format::digest::Digest;
+use crate::heal::Ladder;
 use crate::trust::{self, Anchor};
 use crate::update::place::{IMAGES, SINGLE, SINGLE_PREVIOUS, is_image_name, look};
-use crate::{Error, Method, Options, Tree};
+use crate::{Error, Healer, Method, Options, Tree};
 
 /// Most images that are looked at.
 const IMAGES_MAX: usize = 256;
@@ -236,12 +238,18 @@ fn with_digest(all: &[PathBuf], digest: Digest, patience: Patience) -> Option<Pa
 /// Opens an image if somebody vouches for it.
 pub fn open(candidate: &Candidate, args: &BootArgs, keys: &Keys) -> Result<Chosen, Failed> {
     let path = candidate.path.clone();
+    // What a file says of it is not known yet, and what the server does is decided by all who say something.
+    let healers = match args.config.on_corruption {
+        Some(how) if !how.heals() => Vec::new(),
+        _ => Ladder::beside(&path).into_healers(),
+    };
+    let open_as = |anchor| open_healing(&path, anchor, healers.clone());
     let mut refused = match (candidate.pinned, keys.0.is_empty()) {
-        (Some(digest), _) => match open_as(&path, Anchor::RootDigest(digest)) {
+        (Some(digest), _) => match open_as(Anchor::RootDigest(digest)) {
             Ok(tree) => return Ok(Chosen { path, tree, voucher: Voucher::RootDigest }),
             Err(err) => Failed::from(err),
         },
-        (None, false) => match open_as(&path, Anchor::Keys(keys.0.clone())) {
+        (None, false) => match open_as(Anchor::Keys(keys.0.clone())) {
             Ok(tree) => return Ok(Chosen { path, tree, voucher: Voucher::Key }),
             Err(err) => Failed::from(err),
         },
@@ -252,7 +260,7 @@ pub fn open(candidate: &Candidate, args: &BootArgs, keys: &Keys) -> Result<Chose
     if !args.unauthenticated {
         return Err(refused);
     }
-    match open_as(&path, Anchor::Unauthenticated) {
+    match open_as(Anchor::Unauthenticated) {
         Ok(tree) => {
             tracing::warn!(
                 "*** {} IS NOT AUTHENTICATED: {refused}; `ashlar=?` lets it boot",
@@ -267,20 +275,20 @@ pub fn open(candidate: &Candidate, args: &BootArgs, keys: &Keys) -> Result<Chose
     }
 }
 
-/// Opens an image, with the signatures beside it.
+/// Opens an image, with the signatures beside it. What it does not have any more is looked for in the images beside it.
 pub fn open_as(path: &Path, anchor: Anchor) -> Result<Tree, Error> {
-    open_patiently(path, anchor, None)
+    open_healing(path, anchor, Ladder::beside(path).into_healers())
 }
 
-/// The same for a server, which may be told not to wait for the disk for ever.
-pub(super) fn open_patiently(
+/// The same with somebody else, or nobody, to ask for what it does not have any more.
+pub fn open_healing(
     path: &Path,
     anchor: Anchor,
-    io_timeout: Option<Duration>,
+    healers: Vec<Arc<dyn Healer>>,
 ) -> Result<Tree, Error> {
     let mut options = Options::new(anchor);
     options.method = Method::Pread;
-    options.io_timeout = io_timeout;
+    options.healers = healers;
     if matches!(options.anchor, Anchor::Keys(_)) {
         let text = read_text(&trust::signature_beside(path)).ok();
         options.detached_signatures.extend(text.map(String::into_bytes));

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::format::digest::Digest;
+use crate::heal::corruption::OnCorruption;
 
 /// Longest configuration file that is read, in bytes.
 pub const FILE_LEN_MAX: usize = 64 * 1024;
@@ -146,6 +147,9 @@ pub struct Config {
     pub extension: Option<Vec<String>>,
     /// Images whose files replace the root's; the first of them wins.
     pub extension_override: Option<Vec<String>>,
+    /// What is done about bytes that are not what was sealed.
+    #[serde(deserialize_with = "from_text")]
+    pub on_corruption: Option<OnCorruption>,
 }
 
 fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
@@ -177,6 +181,7 @@ impl Config {
             "bind" => self.bind = Some(places(value)?),
             "extension" => self.extension = Some(list(value)),
             "extension-override" => self.extension_override = Some(list(value)),
+            "on-corruption" => self.on_corruption = Some(value.parse()?),
             _ => return Err("no such word".to_owned()),
         }
         Ok(())
@@ -193,6 +198,7 @@ impl Config {
             bind: other.bind.or(self.bind),
             extension: other.extension.or(self.extension),
             extension_override: other.extension_override.or(self.extension_override),
+            on_corruption: other.on_corruption.or(self.on_corruption),
         }
     }
 
@@ -212,6 +218,7 @@ impl Config {
             bind: self.bind.unwrap_or_default(),
             extension: self.extension.unwrap_or_default(),
             extension_override: self.extension_override.unwrap_or_default(),
+            on_corruption: self.on_corruption.unwrap_or_default(),
         }
     }
 }
@@ -237,6 +244,9 @@ pub struct Modes {
     pub extension: Vec<String>,
     /// Images whose files replace others.
     pub extension_override: Vec<String>,
+    /// What is done about bytes that are not what was sealed.
+    #[serde(serialize_with = "as_text")]
+    pub on_corruption: OnCorruption,
 }
 
 fn as_text<S: serde::Serializer, T: fmt::Display>(value: &T, out: S) -> Result<S::Ok, S::Error> {
@@ -330,6 +340,7 @@ mod tests {
             "state-overlay = [\"/\"]",
             "overlay = \"tmpfs:size=\"",
             "overlay = \"tmpfs:size=1G,mode=777\"",
+            "on-corruption = \"ignore\"",
         ] {
             assert!(Config::from_toml(text).is_err(), "{text}");
         }
@@ -340,7 +351,9 @@ mod tests {
         let file = Config::from_toml("overlay = \"persistent\"\netc = \"merge\"").unwrap();
         let mut line = Config::default();
         line.set("overlay", "disable").unwrap();
+        line.set("on-corruption", "restart").unwrap();
         let modes = file.overruled_by(line).modes();
+        assert_eq!(modes.on_corruption, OnCorruption::Restart);
         assert_eq!((modes.overlay, modes.etc, modes.var), (Overlay::No, Etc::Merge, Var::Bind));
     }
 

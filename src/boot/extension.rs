@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::format::digest::Digest;
 use crate::fs::Tree;
 use crate::fs::stack::Stack;
+use crate::heal::corruption::OnCorruption;
 
 /// Where extensions say what they are made for (extension-release(5)); what is no extension has none of it.
 pub(super) const RELEASES: &str = "usr/lib/extension-release.d";
@@ -64,6 +65,7 @@ pub(super) fn serve_all(
     site: &Site<'_>,
     degraded: &mut Vec<String>,
 ) -> Served {
+    let on_corruption = modes.on_corruption;
     let mut seen = BTreeSet::new();
     let mut serve_each = |names: &mut Vec<String>, overrides: bool| {
         let mut served: Vec<(PathBuf, Tree)> = Vec::new();
@@ -73,7 +75,7 @@ pub(super) fn serve_all(
                 return false;
             }
             let above = overrides.then_some(served.as_slice());
-            match serve(name, root, above, pins, site) {
+            match serve(name, root, above, pins, on_corruption, site) {
                 Ok((path, chosen)) => {
                     if chosen.voucher == Voucher::Nobody {
                         degraded.push(format!("extension `{name}` is not authenticated"));
@@ -100,6 +102,7 @@ fn serve(
     root: &Chosen,
     above: Option<&[(PathBuf, Tree)]>,
     pins: &[Digest],
+    on_corruption: OnCorruption,
     site: &Site<'_>,
 ) -> Result<(PathBuf, Chosen), Failed> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -125,7 +128,7 @@ fn serve(
     }
     let at = site.workspace.place("extension", name)?;
     // A server that was killed leaves a mount that answers nothing.
-    layers::serve(&chosen, &at, None, site).inspect_err(|_| unmount(&at))?;
+    layers::serve(&chosen, &at, None, on_corruption, site).inspect_err(|_| unmount(&at))?;
     Ok((at, chosen))
 }
 

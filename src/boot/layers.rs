@@ -18,6 +18,7 @@ use super::{Failed, Site, data, extension, places, start};
 use crate::format::digest::Digest;
 use crate::fs::Tree;
 use crate::fs::stack::Stack;
+use crate::heal::corruption::OnCorruption;
 use crate::state;
 
 /// Options by which an overlay still fits when the image below it changes, which overlayfs allows only while none of these
@@ -55,7 +56,8 @@ pub fn build(
     }
     let has_layers = modes.overlay != Overlay::No || modes.has_extensions();
     let root = site.workspace.root();
-    serve(chosen, if has_layers { &lower } else { &root }, Some(site.init), site)?;
+    let at = if has_layers { &lower } else { &root };
+    serve(chosen, at, Some(site.init), modes.on_corruption, site)?;
     let may_write = may_write(&modes, site, &mut degraded);
     let mut served = Served::default();
     if has_layers {
@@ -121,6 +123,7 @@ pub(super) fn serve(
     chosen: &Chosen,
     mountpoint: &Path,
     init: Option<&str>,
+    on_corruption: OnCorruption,
     site: &Site<'_>,
 ) -> Result<(), Failed> {
     let args = ServerArgs {
@@ -131,6 +134,7 @@ pub(super) fn serve(
         source: site.data.source.clone(),
         empty: site.workspace.empty(),
         init: init.map(str::to_owned),
+        on_corruption,
         // Of the root: what is added to it is small.
         record_trace: init.filter(|_| site.args.trace).map(|_| site.workspace.trace()),
         takeover: site.args.takeover,

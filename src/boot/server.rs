@@ -1,29 +1,29 @@
 //! Who serves the root? A process of its own, which ends only with the machine.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
-use super::choose::open_patiently;
 use super::{Failed, hygiene, needs, resume};
-use crate::Tree;
 use crate::format::digest::Digest;
 use crate::format::index::InodeIndex;
 use crate::fs::stack::Stack;
 use crate::fuse::mount::Settings;
 use crate::fuse::mountinfo;
 use crate::fuse::recorder::Recorder;
-use crate::fuse::session::{self, Mounted, Work};
-use crate::takeover::{Duty, Guard, Program, mount_namespace};
+use crate::fuse::session::{self, Work};
+use crate::heal::Ladder;
+use crate::heal::corruption::{LastResort, OnCorruption, last_resort};
+use crate::heal::handed::Handed;
+use crate::takeover::{Guard, Inheritance, Manner};
 use crate::trust::Anchor;
+use crate::{Method, Options, Tree};
 
 /// Most threads that answer the kernel, as for `ashlar mount`; and never fewer than two: while one reads for the kernel, what
 /// it needs for that may be asked of the other.
@@ -32,6 +32,8 @@ const WORKERS: std::ops::RangeInclusive<usize> = 2..=4;
 const READAHEAD_KB: u32 = 256;
 /// Longest trace of reads in bytes: half of the memory that the workspace has. A boot has a few thousand lines, some 200 KiB.
 const TRACE_LEN_MAX: usize = 512 * 1024;
+/// When a machine has booted and has time for what may be needed some day.
+const BOOTED: Duration = Duration::from_mins(2);
 /// How long a server may not answer before it is replaced, in seconds, as for `ashlar mount`.
 const WATCHDOG_SECS: u64 = 120;
 /// What is said when a machine has to live without.
@@ -62,6 +64,8 @@ pub struct ServerArgs {
     pub takeover: bool,
     /// After so many seconds without an answer of the disk a read fails; 0 for never.
     pub io_timeout_secs: u64,
+    /// What is done about bytes that are not what was sealed.
+    pub on_corruption: OnCorruption,
     /// Traps that are left open.
     pub without: Vec<String>,
 }
@@ -79,7 +83,16 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     crate::fuse::BRIEFLY.store(is_open(&args.without, "ttl"), std::sync::atomic::Ordering::Relaxed);
     let io_timeout = Duration::from_secs(args.io_timeout_secs);
     let io_timeout = Some(io_timeout).filter(|patience| !patience.is_zero());
-    let tree = open_patiently(&args.image, Anchor::RootDigest(args.root_digest), io_timeout)?;
+    // All that is needed for it is opened now: later nothing is found by a path.
+    let ladder = ladder(&args.image, args.on_corruption);
+    let last_resort = despair(args.on_corruption);
+    let handed = Handed::of(args.on_corruption, &ladder, last_resort.as_ref(), None)
+        .map_err(|err| Failed::io("cannot keep what is needed to heal", err))?;
+    let mut options = Options::new(Anchor::RootDigest(args.root_digest));
+    options.method = Method::Pread;
+    options.io_timeout = io_timeout;
+    options.healers = ladder.into_healers();
+    let tree = crate::open(&args.image, &options)?;
     if let Some(init) = &args.init {
         let read = needs::read(Stack(&[&tree]), init).map_err(Failed::new)?;
         tracing::info!(
@@ -109,8 +122,9 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
         image: Some(beside),
         recorder: args.record_trace.as_deref().and_then(recorder),
         anchor: args.voucher.clone(),
+        last_resort,
     };
-    let inheritance = if args.takeover { inheritance(&tree, &work, args) } else { None };
+    let inheritance = args.takeover.then(|| inheritance(&tree, &options, &work, handed)).flatten();
     let null = File::options()
         .read(true)
         .write(true)
@@ -134,7 +148,11 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     hygiene::last(Some(args.empty.as_path()).filter(|_| is_shut_in))?;
     say_ready(&null).map_err(|err| Failed::io("cannot say that the mount is ready", err))?;
     // Until now whoever started us may have ended us.
-    let guard = inheritance.and_then(|it| it.guard(&mounted));
+    let guard = inheritance.and_then(|inheritance| {
+        Guard::begin(mounted.connection(), inheritance)
+            .inspect_err(|err| tracing::warn!("{UNHELD}: {err}"))
+            .ok()
+    });
     let ended = mounted.wait();
     // What ended by a fault goes on with a successor.
     if let (Some(guard), Ok(())) = (guard, &ended) {
@@ -147,52 +165,38 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     Ok(ended?)
 }
 
-/// What a successor will need, taken as long as there are paths.
-struct Inheritance {
-    duty: Duty,
-    image: OwnedFd,
-    beside: Option<OwnedFd>,
-    log: Option<OwnedFd>,
-    program: Program,
-}
-
-/// A machine boots without it, too.
-fn inheritance(tree: &Tree, work: &Work, args: &ServerArgs) -> Option<Inheritance> {
-    let take = || -> io::Result<Inheritance> {
-        let image = tree.store().source().descriptor().ok_or(io::ErrorKind::Unsupported)?;
-        let cache = crate::Options::new(Anchor::Unauthenticated).cache;
-        Ok(Inheritance {
-            duty: Duty {
-                root_digest: tree.root_digest().to_string(),
-                workers: work.workers,
-                readahead_kb: work.readahead_kb,
-                digest_xattr: work.digest_xattr,
-                cache_bytes: (cache.data_bytes_max, cache.metadata_bytes_max),
-                is_mapped: false,
-                log_level: "info".to_owned(),
-                is_root: true,
-                namespace: mount_namespace()?,
-                is_foreground: false,
-                watchdog_secs: WATCHDOG_SECS,
-                io_timeout_secs: args.io_timeout_secs,
-            },
-            image: image.try_clone_to_owned()?,
-            beside: work.image.as_ref().map(OwnedFd::try_clone).transpose()?,
-            log: super::kmsg::open().map(OwnedFd::from),
-            program: Program::ours(true)?,
-        })
+/// What a successor will need. A machine boots without it, too.
+fn inheritance(tree: &Tree, options: &Options, work: &Work, handed: Handed) -> Option<Inheritance> {
+    let manner = Manner {
+        name: super::start::NAME.into(),
+        log_level: "info".to_owned(),
+        log: super::kmsg::open().map(OwnedFd::from),
+        is_root: true,
+        is_foreground: false,
+        watchdog_secs: WATCHDOG_SECS,
     };
-    take().inspect_err(|err| tracing::warn!("{UNHELD}: {err}")).ok()
+    Inheritance::take(tree, options, work, handed, manner)
+        .inspect_err(|err| tracing::warn!("{UNHELD}: {err}"))
+        .ok()
 }
 
-impl Inheritance {
-    fn guard(self, mounted: &Mounted) -> Option<Arc<Guard>> {
-        let Inheritance { duty, image, beside, log, program } = self;
-        let name = OsStr::new(super::start::NAME);
-        Guard::begin(mounted.connection(), duty, image, beside, log, program, name)
-            .inspect_err(|err| tracing::warn!("{UNHELD}: {err}"))
-            .ok()
+/// Who is asked for what the image does not have any more.
+fn ladder(image: &Path, on_corruption: OnCorruption) -> Ladder {
+    if !on_corruption.heals() {
+        return Ladder::default();
     }
+    Ladder { prepare_after: Some(BOOTED), ..Ladder::beside(image) }
+}
+
+/// What is done about bytes that nobody has. A machine that cannot panic restarts.
+fn despair(on_corruption: OnCorruption) -> Option<LastResort> {
+    let last = last_resort(on_corruption).or_else(|err| {
+        tracing::warn!(
+            "the server will restart the machine, for it cannot have the kernel panic: {err}"
+        );
+        last_resort(OnCorruption::Restart)
+    });
+    last.unwrap_or_default()
 }
 
 /// Writes down what is read. A machine boots without it, too.

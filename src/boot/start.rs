@@ -87,6 +87,7 @@ fn words(args: &ServerArgs) -> Vec<OsString> {
     if let Some(path) = &args.record_trace {
         add("--record-trace", path.into());
     }
+    add("--on-corruption", args.on_corruption.to_string().into());
     for trap in &args.without {
         add("--without", trap.into());
     }

@@ -14,6 +14,7 @@ use super::{Failure, Outcome};
 use crate::boot::server::ServerArgs;
 use crate::boot::{self, Failed, Setup, handover};
 use crate::format::digest::Digest;
+use crate::heal::corruption::OnCorruption;
 
 /// Arguments of `ashlar boot`.
 #[derive(Debug, Args)]
@@ -36,6 +37,8 @@ The kernel command line says what is booted:
   ashlar.etc=ro|merge|transient|overlay    ashlar.var=bind|transient|ro
   ashlar.state-overlay=/opt,…    ashlar.bind=/etc/hostname,…
   ashlar.extension=NAME,…        ashlar.extension-override=NAME,…
+  ashlar.on-corruption=eio|heal|restart|panic    of bytes that are not what was sealed: an error, another copy, or else
+                            the end of the machine
   ashlar.config=no          ignore ashlar.toml of the data partition
   ashlar.io-timeout=SECONDS answer with an error when the disk has not answered for so long
   ashlar.takeover=no        no second process keeps the server alive
@@ -103,6 +106,7 @@ struct ServeArgs {
     takeover: bool,
     #[arg(long, default_value_t = 0)]
     io_timeout: u64,
+    on_corruption: OnCorruption,
     #[arg(long)]
     without: Vec<String>,
 }
@@ -153,6 +157,7 @@ fn serve(args: ServeArgs) -> ExitCode {
         record_trace: args.record_trace,
         takeover: args.takeover,
         io_timeout_secs: args.io_timeout,
+        on_corruption: args.on_corruption,
         without: args.without,
     });
     match served {

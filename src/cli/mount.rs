@@ -1,5 +1,6 @@
 //! `ashlar mount`: an image becomes a directory.
 
+mod healing;
 mod options;
 mod takeover;
 mod terminal;
@@ -20,13 +21,14 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{Mode, OFlags};
 
 use self::options::MountOptions;
-use self::takeover::inheritance;
 pub(super) use self::takeover::succeed;
+use self::takeover::{guard, inheritance};
 use self::terminal::{Listener, READY, leave};
 use super::{Failure, Outcome, TrustArgs, log, warn_unauthenticated};
 use crate::fuse::mount::{MountError, Settings, check_mountpoint};
 use crate::fuse::recorder::Recorder;
 use crate::fuse::session::{self, Mounted, Stopper, Work};
+use crate::heal::corruption::OnCorruption;
 use crate::takeover::Guard;
 use crate::trust::Anchor;
 use crate::{CacheLimits, Options, Tree};
@@ -52,6 +54,10 @@ pub struct MountArgs {
     /// Mount options, separated by commas; may be given several times
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
+    /// What is done about bytes that are not what was sealed: `eio`, an error for whoever asks; `heal`, look for another copy
+    /// first; `restart` and `panic`, end the machine where there is none (root only) [default: heal]
+    #[arg(long, value_name = "HOW")]
+    on_corruption: Option<OnCorruption>,
     /// Write down in FILE what is read and in which order, for `mkimage --order`
     #[arg(long, value_name = "FILE")]
     record_trace: Option<PathBuf>,
@@ -88,6 +94,10 @@ Options for -o:
   readahead=KB          how far the kernel reads ahead [default: 256, or a block]; root only
   method=pread|mmap     how the image file is read [default: pread, which was measured to be faster
                         cold, and leaves no mapped pages in this process's account]
+  on_corruption=HOW     as --on-corruption
+  heal_from=PATH        an image, or a directory of images, to heal from besides the images (*.img, *.ashlar)
+                        beside this one; may be given several times
+  heal_url=URL          an image on a web server, which is asked last [default: none is]
   digest_xattr          make the root digest an xattr even in an image without xattrs, see below
   allow_other           let other users look; always so for root
   takeover, notakeover  have a second process start another server when this one dies, without anybody noticing
@@ -96,6 +106,10 @@ Options for -o:
   io_timeout=SECONDS    answer with an error when the disk has not answered for so long [default: 0, which is never]
   log=LEVEL             error, warn, info or debug [default: info]
   ro, nosuid, nodev, noexec, noatime, nosymfollow  as in mount(8); ordinary users always get nosuid,nodev
+
+A block that is not what was sealed, or cannot be read, is healed: it is read once more past the page cache, then looked for in other \
+images, then on the server, if one is named. Whatever comes is held against the image's own digests, so nobody need trust \
+those. The log names each block with its files once, `ashlar status` counts them, and `ashlar verify --repair` mends the image.
 
 The root digest is the xattr user.ashlar.root_digest of the mount's root directory (getfattr -n), if the image has any \
 xattrs. If it has none, the kernel is told so once and never asks for one again, which saves a question at each start of \
@@ -107,6 +121,8 @@ pub fn run(mut args: MountArgs) -> Outcome {
     for text in &args.options {
         options.parse(text, &mut args.trust, args.sloppy)?;
     }
+    options.on_corruption = args.on_corruption.unwrap_or(options.on_corruption);
+    healing::check(&options)?;
     if args.trust.root_digest.is_some() && !args.trust.key.is_empty() {
         return Err(Failure::new("a root digest and a key exclude each other")
             .hint("give one of the two: the key, if images change and their signer does not"));
@@ -173,6 +189,10 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
     if let Some(bytes) = mount_options.cache_bytes {
         options.cache = cache_limits(bytes);
     }
+    let ladder = healing::ladder(&args.image, mount_options)?;
+    let last_resort = healing::despair(mount_options)?;
+    let handed = healing::handed(mount_options, &ladder, last_resort.as_ref())?;
+    options.healers = ladder.into_healers();
     let tree = crate::open(&args.image, &options).map_err(|err| open_failure(&args.image, &err))?;
     if let Some(bytes) = mount_options.cache_bytes {
         let superblock = tree.superblock();
@@ -192,6 +212,7 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
     let mut work = work(&args.image, &tree, &options, mount_options);
     let trace = args.record_trace.as_deref();
     work.recorder = trace.map(|path| recorder(path, &args.image)).transpose()?;
+    work.last_resort = last_resort;
     // Before there are threads, so that all of them leave these signals to one.
     let signals = block_signals()?;
     if args.detached {
@@ -199,7 +220,7 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
     }
     let label = describe(&tree, &settings);
     let inheritance = if mount_options.takeover.unwrap_or(args.detached) {
-        Some(inheritance(args, &tree, &options, mount_options, &work)?)
+        Some(inheritance(args, &tree, &options, mount_options, &work, handed)?)
     } else {
         None
     };
@@ -210,7 +231,7 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         let wrap = |err| Failure::new(format!("cannot leave the terminal: {err}"));
         let listener = args.detached.then(Listener::leave).transpose().map_err(wrap)?;
         let begin = || -> Result<Option<Arc<Guard>>, Failure> {
-            let guard = inheritance.map(|it| it.guard(&mounted)).transpose()?;
+            let guard = inheritance.map(|it| guard(&mounted, it)).transpose()?;
             listen(signals, stopper.clone(), guard.clone())?;
             Ok(guard)
         };
@@ -286,6 +307,7 @@ fn work(image: &Path, tree: &Tree, options: &Options, mount_options: &MountOptio
         digest_xattr: mount_options.digest_xattr,
         image: beside.filter(|_| !is_device),
         recorder: None,
+        last_resort: None,
         anchor: String::from(match options.anchor {
             Anchor::RootDigest(_) => "root-digest",
             Anchor::Keys(_) => "key",

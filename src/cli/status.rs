@@ -70,6 +70,12 @@ fn describe(status: &Status) -> String {
         row("cache", &format!("{} hits, {} bytes kept", status.cache_hits, status.cached_bytes)),
         row("failures", &format!("{} blocks, {} answers", status.blocks_failed, status.failures)),
     ];
+    let healed = status.blocks_healed.iter().filter(|(_, count)| **count > 0);
+    let healed: Vec<String> = healed.map(|(source, count)| format!("{source} {count}")).collect();
+    if !healed.is_empty() || status.blocks_lost > 0 {
+        let healed = if healed.is_empty() { "nothing".to_owned() } else { healed.join(", ") };
+        lines.push(row("healed", &format!("{healed}; {} blocks lost", status.blocks_lost)));
+    }
     if status.used_backup {
         lines.push(row("superblock", "the first is damaged, its backup serves"));
     }

@@ -1,6 +1,5 @@
 //! `ashlar verify`: is all of it true?
 
-#[cfg(feature = "fec")]
 mod repair;
 
 use std::io::IsTerminal;
@@ -22,7 +21,6 @@ use crate::trust::Anchor;
 use crate::verify::{self, Finding, Report};
 
 /// Exit status, as of fsck(8): there was damage, and it was repaired.
-#[cfg(feature = "fec")]
 const REPAIRED: u8 = 1;
 /// Exit status, as of fsck(8): there is damage, and it is still there.
 const DAMAGE: u8 = 4;
@@ -38,12 +36,18 @@ const FILES_SHOWN: usize = 20;
 #[command(after_help = "\
 Exit status, as of fsck(8): 0 clean, 1 repaired, 4 damaged, 8 could not tell, 16 wrongly called; 4 and 8 may be added.
 
+--repair writes a new file beside the image with what is whole of it, and the rest from its parity (`mkimage --fec`), or from the
+images (*.img, *.ashlar) beside it and whatever --from names: an older or newer image that shares blocks, or a copy. Those need
+not be trusted: the new file is verified as a whole against the image's own digests and then takes the name, or nothing is changed.
+A mount goes on with the old file until it is unmounted.
+
 --json writes one object: image, root_digest, authenticated_by (root-digest, key or null), clean, file_bytes,
 bytes_checked, slack_bytes (behind the image on a block device), blocks, blocks_good, inodes, signatures (number of),
 findings_omitted, and findings, each with class (io, untrusted, corrupt or unsupported), rule and name (of SPEC.md, or
 null), message, block, offset and part (or null), files (paths hit), inodes (hit, paths unknown), more_files. All of it is about
 IMAGE as it was found; with --repair there is also repair: null where nothing had to be done, or done (true or false),
-and with it path, data_shards and parity_shards (damaged), shards_max (that may be) and shard_len, or error.")]
+and with it path, and blocks_healed (parts, by where they came from: reread, image, server), or data_shards and parity_shards
+(damaged), shards_max (that may be) and shard_len; or error.")]
 pub struct VerifyArgs {
     #[command(flatten)]
     trust: TrustArgs,
@@ -58,7 +62,6 @@ pub struct VerifyArgs {
     quiet: bool,
     /// The image: a file or a block device
     image: PathBuf,
-    #[cfg(feature = "fec")]
     #[command(flatten)]
     repair: repair::RepairArgs,
     #[command(flatten)]
@@ -112,10 +115,9 @@ pub fn run(args: &VerifyArgs) -> Outcome {
     let mut how = verify::Options { progress: &progress, ..verify::Options::default() };
     how.workers = args.workers.unwrap_or(how.workers);
     let report = verify::verify_source(Arc::clone(&source), &options, &how);
-    #[cfg(feature = "fec")]
     if args.repair.is_wanted() {
-        let is_clean = report.is_clean();
-        let repair = (!is_clean).then(|| args.repair.run(&args.image, &*source, &options, &how));
+        let damage = repair::Damage { image: &args.image, source, open: &options, report: &report };
+        let repair = (!report.is_clean()).then(|| args.repair.run(&damage, &how));
         bar.finish_and_clear();
         return tell_repair(args, authenticated_by, &report, repair);
     }
@@ -129,7 +131,6 @@ pub fn run(args: &VerifyArgs) -> Outcome {
 }
 
 /// Tells what was found and what came of it.
-#[cfg(feature = "fec")]
 fn tell_repair(
     args: &VerifyArgs,
     authenticated_by: Option<&str>,
@@ -150,8 +151,10 @@ fn tell_repair(
     }
     match repair {
         None => Ok(ExitCode::from(status(report))),
-        Some(repair::Repair::Done(..)) => Ok(ExitCode::from(REPAIRED)),
-        Some(repair::Repair::Failed(failure)) => Err(Failure { status: status(report), ..failure }),
+        Some(repair::Repair::Done(_)) => Ok(ExitCode::from(REPAIRED)),
+        Some(repair::Repair::Failed(failure)) => {
+            Err(Failure { status: failure.status.max(status(report)), ..failure })
+        }
     }
 }
 

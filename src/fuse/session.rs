@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
+use super::heals;
 use super::journal::{Death, Journal};
 use super::mount::{self, MountError, Settings};
 use super::mountinfo::{self, Device};
@@ -26,6 +27,7 @@ use super::{Server, adopt};
 use crate::format::inode::Kind;
 use crate::fs::Tree;
 use crate::fs::prefetch::PREFETCH_LIST_LEN_MAX;
+use crate::heal::corruption::LastResort;
 
 /// How the server behind a mount works.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub struct Work {
     pub recorder: Option<Recorder>,
     /// What vouched for the image, for the report: `root-digest`, `key`, or `nothing`.
     pub anchor: String,
+    /// What is done about bytes that nobody has, besides an error.
+    pub last_resort: Option<LastResort>,
 }
 
 /// What there is to know of a mount, besides its descriptors, to serve it. Paths as bytes, for they may be no text.
@@ -116,6 +120,7 @@ pub struct Mounted {
 /// left mounted.
 pub fn start(tree: Tree, settings: &Settings, work: Work) -> Result<Mounted, MountError> {
     let tree = Arc::new(tree);
+    heals::tell(&tree);
     follow_list(&tree);
     if tree.store().used_backup() {
         tracing::warn!(
@@ -175,6 +180,7 @@ pub fn take_up(
     work: Work,
 ) -> io::Result<Mounted> {
     let tree = Arc::new(tree);
+    heals::tell(&tree);
     let (journal, left) = match before {
         Before::Dead(death) => {
             let left = journal.inherit(death);

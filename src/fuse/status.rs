@@ -71,6 +71,13 @@ pub struct Status {
     pub cached_bytes: u64,
     /// Blocks that could not be had: unreadable, untrusted or corrupt.
     pub blocks_failed: u64,
+    /// How often bytes that were wrong or unreadable were healed, by where they came from: `reread` (past the page cache),
+    /// `image` (another one on this machine), `fec` (the image's parity), `server`.
+    #[serde(default)]
+    pub blocks_healed: BTreeMap<String, u64>,
+    /// How many blocks, and pages of the digest table, were wanted and nobody has them.
+    #[serde(default)]
+    pub blocks_lost: u64,
     /// Questions that were answered with an error for that, or for a fault of the server.
     pub failures: u64,
     /// Questions of the kernel, by kind.
@@ -172,6 +179,12 @@ impl Reporter {
             cache_hits: blocks.cache_hits.load(Ordering::Relaxed),
             cached_bytes: u64_from_usize(store.cached_bytes()),
             blocks_failed: blocks.failures.load(Ordering::Relaxed),
+            blocks_healed: store
+                .healed()
+                .into_iter()
+                .map(|(cure, count)| (cure.name().to_owned(), count))
+                .collect(),
+            blocks_lost: store.lost(),
             failures: self.counters.failures(),
             upcalls: self.counters.upcalls(),
         }

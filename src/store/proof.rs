@@ -5,7 +5,7 @@ use crate::format::digest::Digest;
 use crate::format::fec;
 
 /// Whether a block holds file content or metadata; the two are hashed apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockKind {
     /// File content.
     Data,

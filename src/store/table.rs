@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 
-use super::{lock, proof};
+use super::heal::{Part, Sealed, Wanted};
+use super::lock;
 use crate::error::{Error, Result};
 use crate::format::defect::{Corrupt, Untrusted};
 use crate::format::digest::Digest;
@@ -13,7 +14,6 @@ use crate::format::entry::{self, ENTRIES_PER_PAGE, Entry};
 use crate::format::field::{u32_from_usize, usize_from_u32, usize_from_u64};
 use crate::format::index::BlockIndex;
 use crate::format::superblock::{self, Superblock};
-use crate::image::Source;
 
 /// Pages kept in memory: 3 MiB, the tables of the 65,536 blocks used last.
 const PAGES_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
@@ -27,19 +27,18 @@ pub(super) struct Table {
 
 impl Table {
     /// Reads and verifies the page list: 32 bytes for each 1024 blocks.
-    pub(super) fn open(source: &dyn Source, superblock: &Superblock) -> Result<Self> {
-        // The list's length follows from the superblock, which is authentic; a file that is shorter is not read at all.
-        let (offset, len) = (superblock.page_list_offset(), superblock.page_list_len());
-        if source.len() < superblock.image_len {
-            let image_len = superblock.image_len;
-            return Err(Untrusted::Truncated { len: source.len(), image_len }.into());
+    pub(super) fn open(sealed: &Sealed, superblock: &Superblock) -> Result<Self> {
+        // The list's length follows from the superblock, which is authentic; what a file that is shorter lacks, somebody else may have.
+        let len = sealed.source().len();
+        let image_len = superblock.image_len;
+        let is_cut = len < image_len;
+        let cut = || Error::from(Untrusted::Truncated { len, image_len });
+        if is_cut && !sealed.can_heal() {
+            return Err(cut());
         }
-        let raw = super::read(source, offset, usize_from_u64(len))?;
-        let found = proof::hash_page_list(&raw);
-        if found != superblock.page_list_digest {
-            let expected = superblock.page_list_digest;
-            return Err(Untrusted::PageList { expected, found }.into());
-        }
+        let wanted = wanted_list(superblock);
+        let mut raw = vec![0; wanted.len];
+        sealed.read(&wanted, &mut raw).map_err(|err| if is_cut { cut() } else { err })?;
         let (digests, _) = raw.as_chunks::<32>();
         let page_digests = digests.iter().map(|digest| Digest(*digest)).collect();
         Ok(Table { pages: Mutex::new(LruCache::new(PAGES_MAX)), page_digests })
@@ -48,48 +47,50 @@ impl Table {
     /// The entry of `block`.
     pub(super) fn entry(
         &self,
-        source: &dyn Source,
+        sealed: &Sealed,
         superblock: &Superblock,
         block: BlockIndex,
     ) -> Result<Entry> {
-        let page = self.page(source, superblock, block.0 / ENTRIES_PER_PAGE)?;
+        let page = self.page(sealed, superblock, block.0 / ENTRIES_PER_PAGE)?;
         page.get(usize_from_u32(block.0 % ENTRIES_PER_PAGE)).copied().ok_or(Error::Invalid)
     }
 
     /// One page of entries, verified and found to keep its rules.
     pub(super) fn page(
         &self,
-        source: &dyn Source,
+        sealed: &Sealed,
         superblock: &Superblock,
         page: u32,
     ) -> Result<Arc<[Entry]>> {
         if let Some(entries) = lock(&self.pages).get(&page) {
             return Ok(Arc::clone(entries));
         }
-        let entries: Arc<[Entry]> = self.read_page(source, superblock, page)?.into();
+        let wanted = self.wanted(superblock, page)?;
+        let mut raw = vec![0; wanted.len];
+        sealed.read(&wanted, &mut raw)?;
+        let first = page.saturating_mul(ENTRIES_PER_PAGE);
+        let entries: Arc<[Entry]> = decode_page(&raw, first, superblock)?.into();
         lock(&self.pages).put(page, Arc::clone(&entries));
         Ok(entries)
     }
 
-    fn read_page(
-        &self,
-        source: &dyn Source,
-        superblock: &Superblock,
-        page: u32,
-    ) -> Result<Vec<Entry>> {
-        let expected = *self.page_digests.get(usize_from_u32(page)).ok_or(Error::Invalid)?;
+    /// Where a page is, and what it must hash to.
+    pub(super) fn wanted(&self, superblock: &Superblock, page: u32) -> Result<Wanted> {
+        let digest = *self.page_digests.get(usize_from_u32(page)).ok_or(Error::Invalid)?;
         let first = page.saturating_mul(ENTRIES_PER_PAGE);
         let count = superblock.block_count.saturating_sub(first).min(ENTRIES_PER_PAGE);
         let offset = u64::from(first)
             .saturating_mul(entry::LEN_ON_DISK)
             .saturating_add(superblock.table_offset);
-        let raw = super::read(source, offset, usize_from_u32(count).saturating_mul(entry::LEN))?;
-        let found = proof::hash_table_page(&raw);
-        if found != expected {
-            return Err(Untrusted::TablePage { page, expected, found }.into());
-        }
-        Ok(decode_page(&raw, first, superblock)?)
+        let len = usize_from_u32(count).saturating_mul(entry::LEN);
+        Ok(Wanted { part: Part::TablePage(page), offset, len, digest })
     }
+}
+
+/// Where the page list is, and what it must hash to.
+pub(super) fn wanted_list(superblock: &Superblock) -> Wanted {
+    let (offset, len) = (superblock.page_list_offset(), usize_from_u64(superblock.page_list_len()));
+    Wanted { part: Part::PageList, offset, len, digest: superblock.page_list_digest }
 }
 
 /// Decodes the page whose first entry is `first`, checking what one page shows of rule S-26.

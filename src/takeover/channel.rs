@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest message in bytes.
 const MESSAGE_LEN_MAX: usize = 64 * 1024;
-/// Most descriptors in one message.
-const DESCRIPTORS_MAX: usize = 16;
+/// Most descriptors in one message: those of a mount, and those it heals with.
+const DESCRIPTORS_MAX: usize = 64;
 
 /// What is said after the first message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

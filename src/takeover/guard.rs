@@ -1,6 +1,5 @@
 //! Who watches the holder? The server, which also is its own voice towards it.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +10,8 @@ use std::time::Duration;
 use super::back_off::BackOff;
 use super::channel::{self, Heard, Word};
 use super::holder::PERIOD;
-use super::letter::{Duty, Kit, Letter, Namespace, Role};
+use super::inheritance::Inheritance;
+use super::letter::{Kit, Letter, Namespace, Role};
 use super::peer::Peer;
 use super::program::Program;
 use super::upgrade;
@@ -36,17 +36,9 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Has a server watched by a holder of its own from now on. `image` is the image file, `name` what both processes are
-    /// called; `log` is the kernel's log, where the two shall write to it.
-    pub fn begin(
-        connection: &Arc<Connection>,
-        duty: Duty,
-        image: OwnedFd,
-        beside: Option<OwnedFd>,
-        log: Option<OwnedFd>,
-        program: Program,
-        name: &OsStr,
-    ) -> io::Result<Arc<Guard>> {
+    /// Has a server watched by a holder of its own from now on.
+    pub fn begin(connection: &Arc<Connection>, inheritance: Inheritance) -> io::Result<Arc<Guard>> {
+        let Inheritance { duty, image, beside, log, program, healing, name } = inheritance;
         let kit = Kit {
             device: connection.device.try_clone()?,
             image,
@@ -54,9 +46,10 @@ impl Guard {
             journal: connection.journal.memory().try_clone_to_owned()?,
             beside,
             log,
+            healing,
         };
         note_panics(&connection.journal);
-        let letter = Letter::new(connection.facts.clone(), duty, name, &kit);
+        let letter = Letter::new(connection.facts.clone(), duty, &name, &kit);
         let guard = Guard::new(connection, letter, kit);
         guard.start_holder()?;
         guard.watch().inspect_err(|_| guard.over())?;

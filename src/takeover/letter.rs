@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use serde::{Deserialize, Serialize};
 
 use crate::fuse::session::{Before, Facts};
+use crate::heal::handed::Plan;
 
 /// What the message looks like. Another program's may look otherwise; then it is not understood, and nothing changes.
 const VERSION: u32 = 1;
@@ -58,6 +59,8 @@ pub struct Duty {
     pub io_timeout_secs: u64,
     /// After so many seconds without an answer a server is replaced; 0 for never.
     pub watchdog_secs: u64,
+    /// How other copies are looked for.
+    pub healing: Plan,
 }
 
 /// All that is to be known.
@@ -95,6 +98,8 @@ pub struct Kit {
     pub beside: Option<OwnedFd>,
     /// The kernel's log.
     pub log: Option<OwnedFd>,
+    /// What `Duty::healing` counts.
+    pub healing: Vec<OwnedFd>,
 }
 
 impl Letter {
@@ -152,6 +157,7 @@ impl Letter {
             journal: next(true).ok_or_else(missing)?,
             beside: next(letter.has_beside),
             log: next(letter.has_log),
+            healing: descriptors.collect(),
         };
         Ok((letter, kit))
     }
@@ -162,7 +168,7 @@ impl Kit {
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let first = [&self.device, &self.image, &self.program, &self.journal];
         let more = [&self.beside, &self.log].into_iter().flatten();
-        first.into_iter().chain(more).map(AsFd::as_fd).collect()
+        first.into_iter().chain(more).chain(&self.healing).map(AsFd::as_fd).collect()
     }
 
     /// The same once more.
@@ -180,6 +186,7 @@ impl Kit {
             journal: copy(&self.journal)?,
             beside: self.beside.as_ref().map(copy).transpose()?,
             log: self.log.as_ref().map(copy).transpose()?,
+            healing: self.healing.iter().map(copy).collect::<io::Result<_>>()?,
         })
     }
 }

@@ -11,6 +11,8 @@ use super::guard::{self, Guard};
 use super::letter::{Kit, Letter};
 use crate::fuse::journal::Journal;
 use crate::fuse::session::{self, Mounted, Work};
+use crate::heal::distant::Distant;
+use crate::heal::handed::Handed;
 use crate::{Anchor, CacheLimits, Method, Options, image};
 
 /// What came with the call.
@@ -35,10 +37,10 @@ pub fn called() -> io::Result<Called> {
     Ok(Called { letter, kit, socket })
 }
 
-/// Serves the mount from here on.
-pub fn succeed(called: Called) -> io::Result<(Mounted, Arc<Guard>)> {
+/// Serves the mount from here on. `distant` is asked last for what the image does not have any more.
+pub fn succeed(called: Called, distant: Option<Distant>) -> io::Result<(Mounted, Arc<Guard>)> {
     let Called { letter, kit, socket } = called;
-    take_up(&letter, &kit).map_or_else(
+    take_up(&letter, &kit, distant).map_or_else(
         |err| {
             let word = if err.kind() == io::ErrorKind::NotConnected {
                 channel::Word::Over
@@ -57,16 +59,22 @@ pub fn succeed(called: Called) -> io::Result<(Mounted, Arc<Guard>)> {
     )
 }
 
-fn take_up(letter: &Letter, kit: &Kit) -> io::Result<Mounted> {
+fn take_up(letter: &Letter, kit: &Kit, distant: Option<Distant>) -> io::Result<Mounted> {
     let duty = &letter.duty;
     let method = if duty.is_mapped { Method::Map } else { Method::Pread };
-    let source = image::from_file(File::from(kit.image.try_clone()?), method)?;
+    let file = File::from(kit.image.try_clone()?);
+    let descriptors = kit.healing.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+    let (mut ladder, last_resort) =
+        Handed { plan: duty.healing.clone(), descriptors }.take_up(&file);
+    ladder.distant = distant;
+    let source = image::from_file(file, method)?;
     let digest = duty.root_digest.parse().map_err(io::Error::other)?;
     let mut options = Options::new(Anchor::RootDigest(digest));
     options.cache =
         CacheLimits { data_bytes_max: duty.cache_bytes.0, metadata_bytes_max: duty.cache_bytes.1 };
     let io_timeout = Duration::from_secs(duty.io_timeout_secs);
     options.io_timeout = Some(io_timeout).filter(|patience| !patience.is_zero());
+    options.healers = ladder.into_healers();
     let tree =
         crate::open_source(source, &options).map_err(|err| io::Error::other(err.to_string()))?;
     let work = Work {
@@ -76,6 +84,7 @@ fn take_up(letter: &Letter, kit: &Kit) -> io::Result<Mounted> {
         image: kit.beside.as_ref().map(OwnedFd::try_clone).transpose()?,
         recorder: None,
         anchor: letter.facts.anchor.clone(),
+        last_resort,
     };
     let journal = Journal::open(kit.journal.try_clone()?)?;
     let device = kit.device.try_clone()?;

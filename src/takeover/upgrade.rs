@@ -137,7 +137,7 @@ fn answer(mut stream: UnixStream, guard: &Guard) -> io::Result<()> {
 }
 
 /// The name space of mounts that this process is in, as it is known by its number.
-pub fn mount_namespace() -> io::Result<Namespace> {
+pub(super) fn mount_namespace() -> io::Result<Namespace> {
     let stat = rustix::fs::stat(NAMESPACE)?;
     Ok(Namespace { device: stat.st_dev, inode: stat.st_ino })
 }

@@ -330,6 +330,11 @@ fn whole(client: &Client, url: &Uri, len_max: u64) -> Result<Vec<u8>, Trouble> {
     Ok(raw)
 }
 
+/// An address as it is shown to people; an error when it is none.
+pub fn shown(url: &str) -> Result<String, Failed> {
+    Ok(client::Address::parse(url)?.shown)
+}
+
 /// Fetches a file of at most `len_max` bytes.
 pub fn get_text(url: &str, options: &HttpOptions, len_max: u64) -> Result<Vec<u8>, Failed> {
     let client = Client::new(url, options)?;

@@ -11,6 +11,7 @@ use super::disk;
 use super::failed::Failed;
 use crate::format::digest::Digest;
 use crate::format::superblock::Superblock;
+pub use crate::image::is_image_name;
 use crate::image::{self, Method};
 use crate::store::read_superblock;
 
@@ -188,12 +189,6 @@ fn entries(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBu
     }
     found.sort();
     Ok(found)
-}
-
-/// Whether a name is that of an image: what ends otherwise (a temporary file, a signature) is none, and what is hidden.
-pub fn is_image_name(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    !hidden && path.extension().is_some_and(|suffix| suffix == "img" || suffix == "ashlar")
 }
 
 /// The image whose `/etc` was used last: it has run here, and the merge for the next one compares with it.

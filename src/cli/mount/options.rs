@@ -6,6 +6,7 @@ use rustix::mount::MountFlags;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Failure, ReadMethod, TrustArgs};
+use crate::heal::corruption::OnCorruption;
 
 /// What the options say.
 #[derive(Debug)]
@@ -24,6 +25,11 @@ pub(super) struct MountOptions {
     pub(super) takeover: Option<bool>,
     pub(super) watchdog_secs: u64,
     pub(super) io_timeout_secs: u64,
+    pub(super) on_corruption: OnCorruption,
+    /// Images, or directories of images.
+    pub(super) heal_from: Vec<PathBuf>,
+    /// An image on a server.
+    pub(super) heal_url: Option<String>,
 }
 
 impl Default for MountOptions {
@@ -41,6 +47,9 @@ impl Default for MountOptions {
             takeover: None,
             watchdog_secs: WATCHDOG_SECS,
             io_timeout_secs: 0,
+            on_corruption: OnCorruption::default(),
+            heal_from: Vec::new(),
+            heal_url: None,
         }
     }
 }
@@ -165,6 +174,11 @@ impl MountOptions {
                 self.method = clap::ValueEnum::from_str(value, false)
                     .map_err(|_| wrong(option, &"auto, mmap or pread"))?;
             }
+            ("on_corruption", Some(value)) => {
+                self.on_corruption = value.parse().map_err(|err: String| wrong(option, &err))?;
+            }
+            ("heal_from", Some(value)) => self.heal_from.push(PathBuf::from(value)),
+            ("heal_url", Some(value)) => self.heal_url = Some(value.to_owned()),
             ("log", Some(value)) => {
                 let level = value.parse();
                 self.log = level.map_err(|_| wrong(option, &"error, warn, info or debug"))?;
@@ -239,7 +253,8 @@ mod tests {
     fn our_own_words() {
         let digest = "0f".repeat(32);
         let text = format!(
-            "root_digest={digest},key=a\\,b,cachesize=64M,workers=2,method=pread,log=debug"
+            "root_digest={digest},key=a\\,b,cachesize=64M,workers=2,method=pread,log=debug,\
+             on_corruption=eio,heal_from=/a,heal_from=/b\\,c,heal_url=http://x/?a=b"
         );
         let (options, trust) = parse(&text).unwrap();
         assert_eq!(trust.root_digest.unwrap().to_string(), digest);
@@ -247,6 +262,9 @@ mod tests {
         assert_eq!(options.cache_bytes, Some(64 << 20));
         assert_eq!(options.workers, Some(2));
         assert!(matches!(options.method, ReadMethod::Pread));
+        assert_eq!(options.on_corruption, OnCorruption::Eio);
+        assert_eq!(options.heal_from, [PathBuf::from("/a"), PathBuf::from("/b,c")]);
+        assert_eq!(options.heal_url.unwrap(), "http://x/?a=b");
     }
 
     #[test]
@@ -257,6 +275,7 @@ mod tests {
         assert!(parse("cachesize=1T").unwrap_err().contains("cachesize=1T"));
         assert!(parse("cachesize=99999999999999999999").is_err());
         assert!(parse("root_digest=12").is_err());
+        assert!(parse("on_corruption=ignore").unwrap_err().contains("eio, heal, restart, panic"));
         let two = format!("root_digest={},root_digest={}", "00".repeat(32), "11".repeat(32));
         assert!(parse(&two).unwrap_err().contains("two different"));
     }

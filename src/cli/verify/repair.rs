@@ -1,35 +1,73 @@
 //! `ashlar verify --repair`: what is damaged comes back, in a new file that takes the old one's place once it is proved.
 
+mod copies;
+#[cfg(feature = "fec")]
+mod parity;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
-use serde_json::{Value, json};
+use rustix::fs::Advice;
+use serde_json::{Map, Value, json};
 
+use super::{DAMAGE, UNKNOWN, USAGE};
+use crate::Digest;
 use crate::cli::Failure;
 use crate::cli::draft::Draft;
-use crate::fec::{self, Progress, Restored};
-use crate::format::fec::Head;
+use crate::error::Error;
 use crate::image::{self, Method, Source};
+use crate::store::Store;
+use crate::store::heal::Cure;
+use crate::trust::{self, Anchor};
 use crate::verify::{self, Report};
+use copies::Copies;
 
 /// How an image is repaired.
 #[derive(Debug, Args)]
 pub(super) struct RepairArgs {
-    /// Restore what is damaged from the image's parity (`mkimage --fec`): a new file is written, verified whole, and
-    /// renamed to IMAGE
+    /// Restore what is damaged: a new file is written, verified whole, and renamed to IMAGE
     #[arg(long)]
     repair: bool,
+    /// Where else to take it from: an image, a directory of images, or the URL of an image; may be given several times
+    #[arg(long, value_name = "IMAGE|URL", requires = "repair")]
+    from: Vec<PathBuf>,
     /// Write the repaired image there, and leave IMAGE as it is
     #[arg(long, value_name = "FILE", requires = "repair")]
     output: Option<PathBuf>,
 }
 
+/// What is to be repaired, as it was found.
+pub(super) struct Damage<'a> {
+    pub(super) image: &'a Path,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) open: &'a crate::Options,
+    pub(super) report: &'a Report,
+}
+
+/// Where what was lost came from.
+#[derive(Debug)]
+enum From {
+    /// From parity.
+    #[cfg(feature = "fec")]
+    Parity(crate::fec::Restored),
+    /// From other copies of so many parts.
+    Copies(Vec<(Cure, u64)>),
+}
+
+/// An image that is whole again.
+#[derive(Debug)]
+pub(super) struct Repaired {
+    path: PathBuf,
+    from: From,
+}
+
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Repair {
-    /// The image is whole again, at this path.
-    Done(Restored, PathBuf),
+    /// The image is whole again.
+    Done(Repaired),
     /// It is as damaged as it was.
     Failed(Failure),
 }
@@ -40,108 +78,142 @@ impl RepairArgs {
     }
 
     /// Repairs an image that was found damaged.
-    pub(super) fn run(
-        &self,
-        image: &Path,
-        source: &dyn Source,
-        open: &crate::Options,
-        how: &verify::Options<'_>,
-    ) -> Repair {
-        self.try_to(image, source, open, how)
-            .map_or_else(Repair::Failed, |(restored, path)| Repair::Done(restored, path))
+    pub(super) fn run(&self, damage: &Damage<'_>, how: &verify::Options<'_>) -> Repair {
+        self.try_to(damage, how).map_or_else(Repair::Failed, Repair::Done)
     }
 
-    fn try_to(
-        &self,
-        image: &Path,
-        source: &dyn Source,
-        open: &crate::Options,
-        how: &verify::Options<'_>,
-    ) -> Result<(Restored, PathBuf), Failure> {
+    fn try_to(&self, damage: &Damage<'_>, how: &verify::Options<'_>) -> Result<Repaired, Failure> {
+        let copies = Copies::named(&self.from)?;
         // Where it really is: a symlink is followed, not replaced.
-        let wrap = |err| Failure::new(format!("cannot open {}: {err}", image.display()));
-        let real = fs::canonicalize(image).map_err(wrap)?;
+        let wrap = |err| Failure::new(format!("cannot open {}: {err}", damage.image.display()));
+        let real = fs::canonicalize(damage.image).map_err(wrap)?;
         let target = self.output.clone().unwrap_or_else(|| real.clone());
         if self.output.is_none() && !real.is_file() {
-            return Err(Failure::new(format!("{} is no regular file", image.display())).hint(
-                "write the repaired image to a file with --output, then copy it to the device",
-            ));
+            return Err(wrongly_called(format!("{} is no regular file", damage.image.display()))
+                .hint(
+                    "write the repaired image to a file with --output, then copy it to the device",
+                ));
         }
-        let head = fec::search(source).ok_or_else(|| {
-            Failure::new(format!("{} has no parity to repair it from", image.display()))
-                .hint("copy the image again; `mkimage --fec` makes images that can be repaired")
-        })?;
+        damage.refuse_another()?;
         let old = File::open(&real).map_err(wrap)?;
         let like = Some(&old).filter(|_| real.is_file());
-        let draft = Draft::create(&target, like)?;
-        let restored = restore(source, &head, &draft, how.workers.get(), how.progress)?;
-        draft.sync()?;
-        prove(&draft, &restored, open, how)?;
-        draft.finish()?;
-        Ok((restored, target))
+        let from_parity = || -> Result<Option<Repaired>, Failure> {
+            #[cfg(feature = "fec")]
+            if let Some(head) = crate::fec::search(&*damage.source) {
+                let draft = Draft::create(&target, like)?;
+                let restored = parity::restore(damage, &head, &draft, how)?;
+                draft.finish()?;
+                let from = From::Parity(restored);
+                return Ok(Some(Repaired { path: target.clone(), from }));
+            }
+            Ok(None)
+        };
+        let failure = match from_parity() {
+            Ok(Some(repaired)) => return Ok(repaired),
+            Ok(None) => None,
+            Err(failure) => Some(failure),
+        };
+        let from_copies = || -> Result<Repaired, Failure> {
+            let draft = Draft::create(&target, like)?;
+            let healed = copies.write(damage, &real, &draft, how)?;
+            draft.finish()?;
+            Ok(Repaired { path: target.clone(), from: From::Copies(healed) })
+        };
+        from_copies().map_err(|mut from_copies| {
+            let Some(from_parity) = failure else { return from_copies };
+            from_copies.message = format!("{}; {}", from_parity.message, from_copies.message);
+            from_copies.hint = Some(MORE.to_owned());
+            from_copies.status = DAMAGE;
+            from_copies
+        })
     }
 }
 
-fn restore(
-    source: &dyn Source,
-    head: &Head,
-    draft: &Draft,
-    workers: usize,
-    progress: Progress<'_>,
-) -> Result<Restored, Failure> {
-    fec::restore(source, head, draft.file(), workers, progress).map_err(|err| {
-        Failure::from(err)
-            .hint("copy the image again: more of it is damaged than its parity can restore")
-    })
+impl Damage<'_> {
+    /// An image that is whole and only another one than was asked for is not replaced.
+    fn refuse_another(&self) -> Result<(), Failure> {
+        let Anchor::RootDigest(wanted) = self.open.anchor else { return Ok(()) };
+        // Damage does not make a superblock and a page list agree.
+        let own = trust::root_digest(&*self.source, &Anchor::Unauthenticated, &[]).ok();
+        let is_whole = |own: &Digest| {
+            Store::open(Arc::clone(&self.source), *own, crate::heal::index::NO_CACHE).is_ok()
+        };
+        let Some(other) = own.filter(|own| *own != wanted).filter(is_whole) else { return Ok(()) };
+        let image = self.image.display();
+        Err(wrongly_called(format!(
+            "{image} is another image, with root digest {other}, and whole"
+        ))
+        .hint("check path and digest; to have the image of that digest there, copy it"))
+    }
 }
 
-/// Verifies all of the new file, as every later reader would.
+/// What else may help.
+const MORE: &str = "copy the image again; or name more with --from: the image before or after this one, another machine's copy, or \
+                    its URL";
+
+fn wrongly_called(what: impl Into<String>) -> Failure {
+    Failure { status: USAGE, ..Failure::new(what.into()) }
+}
+
+/// Writes the new file down to the disk, and verifies all of what the disk has, as every later reader would.
 fn prove(
     draft: &Draft,
-    restored: &Restored,
     open: &crate::Options,
     how: &verify::Options<'_>,
-) -> Result<(), Failure> {
+) -> Result<Option<Error>, Failure> {
+    draft.sync()?;
+    // What is still in memory says nothing of the disk.
+    rustix::fs::fadvise(draft.file(), 0, None, Advice::DontNeed).unwrap_or_default();
     let source = image::open(draft.path(), Method::Pread)?;
-    let report: Report = verify::verify_source(source, open, how);
+    let mut report: Report = verify::verify_source(source, open, how);
     if report.is_clean() {
-        return Ok(());
+        return Ok(None);
     }
-    if restored.data_shards == 0 {
-        return Err(Failure::new("as far as its parity tells, no byte of the image is damaged")
-            .hint("check the digest or the key: this may be another image"));
-    }
-    let what = match report.findings.first() {
-        Some(finding) => finding.error.to_string(),
-        None => "bytes of it belong to nothing".to_owned(),
-    };
-    Err(Failure::new(format!("what parity says there was is not the image that was sealed: {what}"))
-        .hint("copy the image again: its parity is of something else, or damage was not told from what is right"))
+    let first = report.findings.drain(..).next();
+    Ok(Some(first.map_or(Error::Invalid, |finding| finding.error)))
 }
 
 impl Repair {
     pub(super) fn to_json(&self) -> Value {
-        match self {
-            Repair::Done(restored, path) => json!({
+        let Repaired { path, from } = match self {
+            Repair::Done(repaired) => repaired,
+            Repair::Failed(failure) => {
+                return json!({ "done": false, "error": failure.message });
+            }
+        };
+        let path = path.to_string_lossy();
+        match from {
+            #[cfg(feature = "fec")]
+            From::Parity(restored) => json!({
                 "done": true,
-                "path": path.to_string_lossy(),
+                "path": path,
                 "data_shards": restored.data_shards,
                 "parity_shards": restored.parity_shards,
                 "shards_max": restored.shards_max,
                 "shard_len": restored.shard_len,
             }),
-            Repair::Failed(failure) => json!({ "done": false, "error": failure.message }),
+            From::Copies(healed) => {
+                let healed =
+                    healed.iter().map(|(cure, count)| (cure.name().to_owned(), json!(count)));
+                json!({ "done": true, "path": path, "blocks_healed": healed.collect::<Map<_, _>>() })
+            }
         }
     }
 
     /// A line for a person, where it was done.
     pub(super) fn line(&self) -> Option<String> {
-        let Repair::Done(restored, path) = self else { return None };
-        let Restored { data_shards, parity_shards, shards_max, shard_len } = restored;
-        Some(format!(
-            "repaired: {} is whole; {data_shards} shards and {parity_shards} of parity were damaged \
-             ({shards_max} of {shard_len} bytes can be)",
-            path.display()
-        ))
+        let Repair::Done(Repaired { path, from }) = self else { return None };
+        let how = match from {
+            #[cfg(feature = "fec")]
+            From::Parity(restored) => {
+                let crate::fec::Restored { data_shards, parity_shards, shards_max, shard_len } =
+                    restored;
+                format!(
+                    "{data_shards} shards and {parity_shards} of parity were damaged ({shards_max} of {shard_len} bytes can be)"
+                )
+            }
+            From::Copies(healed) => copies::told(healed),
+        };
+        Some(format!("repaired: {} is whole; {how}", path.display()))
     }
 }

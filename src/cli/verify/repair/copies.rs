@@ -1,0 +1,239 @@
+//! Who else has what is lost? The disk itself, the images beside this one, those that were named, a server.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+
+use super::{DAMAGE, Damage, MORE, UNKNOWN, prove, wrongly_called};
+use crate::cli::draft::Draft;
+use crate::cli::{Failure, elsewhere};
+use crate::error::{Error, Untrusted};
+use crate::format::field::{u64_from_usize, usize_from_u64};
+use crate::format::trailer;
+use crate::heal::Ladder;
+use crate::heal::index::NO_CACHE;
+use crate::heal::restore::{self, Lost};
+use crate::heal::siblings::Siblings;
+use crate::image::{self, Method, Source};
+use crate::store::heal::Cure;
+use crate::store::{Store, read_superblock};
+use crate::trust::{self, Anchor};
+use crate::{Digest, Options, verify};
+
+/// Parts that are named; the report has all.
+const LOST_SHOWN: usize = 20;
+
+/// Where bytes may be taken from, besides the image itself and what is beside it.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    /// Images, and directories of them.
+    paths: Vec<PathBuf>,
+    url: Option<String>,
+}
+
+impl Copies {
+    /// What `--from` names.
+    pub(super) fn named(names: &[PathBuf]) -> Result<Self, Failure> {
+        let mut copies = Copies::default();
+        for name in names {
+            let text = name.to_string_lossy();
+            if !text.starts_with("http://") && !text.starts_with("https://") {
+                copies.paths.push(name.clone());
+            } else if copies.url.replace(text.into_owned()).is_some() {
+                return Err(
+                    wrongly_called("--from takes one URL").hint("repair twice, once from each")
+                );
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Writes the whole file, and proves it. `real` is the image's path without links.
+    pub(super) fn write(
+        &self,
+        damage: &Damage<'_>,
+        real: &Path,
+        draft: &Draft,
+        how: &verify::Options<'_>,
+    ) -> Result<Vec<(Cure, u64)>, Failure> {
+        if matches!(damage.open.anchor, Anchor::Unauthenticated) {
+            return Err(wrongly_called("nothing says what the image should be").hint(
+                "--repair needs --root-digest or --key: what is written must be what was sealed",
+            ));
+        }
+        // Which image it was may be lost with its superblocks.
+        let root_digest = damage.report.root_digest.ok_or_else(|| {
+            Failure {
+                status: UNKNOWN,
+                ..Failure::new("nothing is left that says which image it was")
+            }
+            .hint("give its --root-digest")
+        })?;
+        let unknown = |err: Error| Failure {
+            status: UNKNOWN,
+            ..Failure::about(damage.image.display(), &err)
+        };
+        let source = Arc::clone(&damage.source);
+        let healers = self.ladder(real)?.into_healers();
+        let store = Store::open_restoring(source, root_digest, NO_CACHE, healers);
+        let store = store.map_err(|err| Failure { status: DAMAGE, ..unknown(err) }.hint(MORE))?;
+        let image_len = store.superblock().image_len;
+        let trailer = self.trailer(damage, image_len, root_digest)?;
+        let covered_len = image_len.saturating_add(u64_from_usize(trailer.len()));
+        let wrap = |err: io::Error| write_failure(draft, &err);
+        match rustix::fs::fallocate(draft.file(), FallocateFlags::empty(), 0, covered_len) {
+            // What cannot do it beforehand does it when it is written.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(wrap(errno.into())),
+        }
+        draft.file().write_all_at(&trailer, image_len).map_err(wrap)?;
+        let lost = restore::write(&store, draft.file(), how.progress).map_err(unknown)?;
+        if !lost.is_empty() {
+            return Err(nowhere(&lost));
+        }
+        make_parity(damage, draft, covered_len, how)?;
+        if let Some(wrong) = prove(draft, &Options::new(Anchor::RootDigest(root_digest)), how)? {
+            let what = format!("the new image is not whole either, so the old one stays: {wrong}");
+            return Err(Failure { status: UNKNOWN, ..Failure::new(what) }.hint(
+                "the disk may be failing, see the kernel log; or the image was sealed like this",
+            ));
+        }
+        Ok(store.healed().into_iter().filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// Who is asked.
+    fn ladder(&self, real: &Path) -> Result<Ladder, Failure> {
+        // What parity can do was tried.
+        let mut ladder = Ladder { parity: None, ..Ladder::beside(real) };
+        for from in &self.paths {
+            let wrap = |err| {
+                Failure::new(format!("cannot take anything from {}: {err}", from.display()))
+                    .hint("name an image, a directory of images, or a URL")
+            };
+            let siblings = match &mut ladder.siblings {
+                Some(siblings) => siblings,
+                none => none.insert(Siblings::new(real).map_err(wrap)?),
+            };
+            siblings.add(from).map_err(wrap)?;
+        }
+        if let Some(url) = &self.url {
+            ladder.distant = Some(elsewhere::distant(url)?);
+        }
+        Ok(ladder)
+    }
+
+    /// The image's own trailer; when that is damaged, the one of another copy of this image. It is no part of what is sealed, but it
+    /// has a checksum, and its signatures are those of the image or of nothing.
+    fn trailer(
+        &self,
+        damage: &Damage<'_>,
+        image_len: u64,
+        root_digest: Digest,
+    ) -> Result<Vec<u8>, Failure> {
+        let is_damaged = damage.report.findings.iter().any(|finding| {
+            matches!(finding.error, Error::Untrusted(Untrusted::Trailer { .. }))
+                || matches!(finding.error, Error::Io { .. }) && finding.offset == Some(image_len)
+        });
+        // Where the file was cut, its trailer went first, if it had one.
+        let is_cut = damage.source.len() < image_len;
+        if !is_damaged && !is_cut {
+            return raw_trailer(&*damage.source, image_len).map_err(|err| Failure {
+                status: UNKNOWN,
+                ..Failure::about(damage.image.display(), &err)
+            });
+        }
+        for from in &self.paths {
+            let copy = image::open(from, Method::Pread)
+                .and_then(|copy| read_superblock(&*copy, 0).map(|(_, digest)| (copy, digest)))
+                .ok()
+                .filter(|(_, digest)| *digest == root_digest)
+                .and_then(|(copy, _)| raw_trailer(&*copy, image_len).ok());
+            if let Some(trailer) = copy {
+                return Ok(trailer);
+            }
+        }
+        if is_cut {
+            return Ok(Vec::new());
+        }
+        let failure =
+            Failure::new("the image's signatures are damaged, and no other copy of it was named");
+        Err(Failure { status: DAMAGE, ..failure }
+            .hint("name one with --from, or `ashlar sign` the image anew with --root-digest"))
+    }
+}
+
+/// An image that had parity has it again.
+#[cfg(feature = "fec")]
+fn make_parity(
+    damage: &Damage<'_>,
+    draft: &Draft,
+    covered_len: u64,
+    how: &verify::Options<'_>,
+) -> Result<(), Failure> {
+    use crate::fec;
+    let Some(head) = fec::search(&*damage.source) else { return Ok(()) };
+    let geometry = fec::Geometry::new(covered_len, head.geometry.parity_count());
+    let geometry = geometry.ok_or(Error::Invalid)?;
+    fec::encode(draft.file(), geometry, how.workers.get(), how.progress)?;
+    Ok(())
+}
+
+/// This program cannot make any.
+#[cfg(not(feature = "fec"))]
+fn make_parity(
+    damage: &Damage<'_>,
+    _: &Draft,
+    _: u64,
+    _: &verify::Options<'_>,
+) -> Result<(), Failure> {
+    if crate::store::last_parity_head(&*damage.source).is_some() {
+        tracing::warn!("the new image has no parity, for this program was built without it");
+    }
+    Ok(())
+}
+
+/// What came from where, for a person.
+pub(super) fn told(healed: &[(Cure, u64)]) -> String {
+    let word = |(cure, count): &(Cure, u64)| match cure {
+        Cure::Reread => format!("{count} parts were good when they were read once more"),
+        Cure::Image => format!("{count} parts from other images"),
+        Cure::Fec => format!("{count} parts from the image's parity"),
+        Cure::Server => format!("{count} parts from the server"),
+    };
+    let words: Vec<String> = healed.iter().map(word).collect();
+    if words.is_empty() { "all of it was there".to_owned() } else { words.join(", ") }
+}
+
+fn nowhere(lost: &Lost) -> Failure {
+    let mut parts: Vec<String> =
+        lost.iter().take(LOST_SHOWN).map(|(part, _)| part.to_string()).collect();
+    if let Some(more) = lost.len().checked_sub(LOST_SHOWN).filter(|more| *more > 0) {
+        parts.push(format!("{more} more"));
+    }
+    let what = format!("nothing is repaired: nobody has {}", parts.join(", "));
+    Failure { status: DAMAGE, ..Failure::new(what) }.hint(MORE)
+}
+
+fn write_failure(draft: &Draft, err: &io::Error) -> Failure {
+    let failure = Failure::new(format!("cannot write {}: {err}", draft.path().display()));
+    let hint = match err.kind() {
+        io::ErrorKind::StorageFull => "the new image is written beside the old one: make room",
+        _ => "may you write there? the new image is written beside the old one",
+    };
+    Failure { status: UNKNOWN, ..failure }.hint(hint)
+}
+
+/// The bytes behind the image, if they are a trailer; anything else there is dropped.
+fn raw_trailer(source: &dyn Source, image_len: u64) -> crate::Result<Vec<u8>> {
+    let signatures = trust::read_trailer(source, image_len)?;
+    if signatures.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut raw = vec![0; usize_from_u64(trailer::len(&signatures))];
+    let read = source.read_exact_at(&mut raw, image_len);
+    read.map_err(|err| Error::io("cannot read the signature trailer", err))?;
+    Ok(raw)
+}

@@ -1,0 +1,88 @@
+//! Where else is a true copy? Once more on the disk, in another image on this machine, in the image's own parity, on a server.
+//!
+//! Each of these is a [`Healer`]: it offers bytes, and `store` judges them.
+
+pub mod corruption;
+pub mod distant;
+pub mod handed;
+pub mod index;
+#[cfg(feature = "fec")]
+pub mod parity;
+pub mod reread;
+pub mod restore;
+pub mod siblings;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::image::{self, Method, Source};
+use crate::store::heal::Healer;
+use distant::Distant;
+use reread::Reread;
+use siblings::Siblings;
+
+/// The parity of an image, in a program that can compute with it.
+fn parity<E>(source: Result<Arc<dyn Source>, E>) -> Option<Arc<dyn Healer>> {
+    #[cfg(feature = "fec")]
+    return source.ok().map(|source| Arc::new(parity::Parity::new(source)) as Arc<dyn Healer>);
+    #[cfg(not(feature = "fec"))]
+    {
+        drop(source);
+        None
+    }
+}
+
+/// Who is asked for bytes that an image does not have any more, from the nearest to the farthest.
+#[derive(Debug, Default)]
+pub struct Ladder {
+    /// The image's own place, past the page cache.
+    pub reread: Option<Reread>,
+    /// Other images on this machine.
+    pub siblings: Option<Siblings>,
+    /// When their tables are read in idle time; never before they are needed where nothing is said.
+    pub prepare_after: Option<Duration>,
+    /// Forward error correction: the image's own parity.
+    pub parity: Option<Arc<dyn Healer>>,
+    /// A server.
+    pub distant: Option<Distant>,
+}
+
+impl Ladder {
+    /// The rungs that need nothing but the image's path: its place, and the images beside it. Whatever of them cannot be had is
+    /// done without. From then on nothing is found by a path.
+    pub fn beside(image: &Path) -> Self {
+        let shown = image.display();
+        let reread = Reread::open(image).inspect_err(|err| {
+            tracing::info!("{shown} cannot be read past the page cache: {err}");
+        });
+        let siblings = Siblings::beside(image).inspect_err(|err| {
+            tracing::info!("nothing is healed from the images beside {shown}: {err}");
+        });
+        let parity = parity(image::open(image, Method::Pread));
+        Ladder { reread: reread.ok(), siblings: siblings.ok(), parity, ..Ladder::default() }
+    }
+
+    /// The rungs in their order.
+    pub fn into_healers(self) -> Vec<Arc<dyn Healer>> {
+        let Ladder { reread, siblings, prepare_after, parity, distant } = self;
+        let mut healers: Vec<Arc<dyn Healer>> = Vec::new();
+        if let Some(reread) = reread {
+            healers.push(Arc::new(reread));
+        }
+        if let Some(siblings) = siblings {
+            let siblings = Arc::new(siblings);
+            if let Some(delay) = prepare_after
+                && let Err(err) = siblings.prepare(delay)
+            {
+                tracing::info!("the first heal will take longer: cannot start a thread: {err}");
+            }
+            healers.push(siblings);
+        }
+        healers.extend(parity);
+        if let Some(distant) = distant {
+            healers.push(Arc::new(distant));
+        }
+        healers
+    }
+}

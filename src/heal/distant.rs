@@ -1,0 +1,123 @@
+//! What if no copy is on this machine? An image somewhere else may have it, which takes as long as it takes: it is asked last, and
+//! not again for a while when it does not answer.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::index::{Index, copy_of_table, open_unknown};
+use crate::error::{Error, Result};
+use crate::image::Source;
+use crate::store::heal::{Cure, Healer, Part, Wanted};
+use crate::store::{Store, lock};
+
+/// How long nobody asks again after there was no answer.
+const REST: Duration = Duration::from_secs(30);
+
+/// Opens the image. It must give up in time: somebody waits.
+pub type Opener = Box<dyn Fn() -> io::Result<Arc<dyn Source>> + Send + Sync>;
+
+/// An image somewhere else: the same one, or one that shares blocks with it.
+pub struct Distant {
+    shown: String,
+    open: Opener,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    opened: Option<Arc<Opened>>,
+    /// When there was no answer.
+    failed: Option<Instant>,
+}
+
+struct Opened {
+    image: Store,
+    /// Of an image that is not the same one.
+    index: OnceLock<Index>,
+}
+
+impl fmt::Debug for Distant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Distant").field(&self.shown).finish()
+    }
+}
+
+impl Distant {
+    /// One that is called `shown` and not opened before it is needed.
+    pub fn new(shown: String, open: Opener) -> Self {
+        Distant { shown, open, state: Mutex::default() }
+    }
+
+    fn opened(&self) -> Option<Arc<Opened>> {
+        // Who comes meanwhile waits: it would have to ask the same.
+        let mut state = lock(&self.state);
+        if let Some(opened) = &state.opened {
+            return Some(Arc::clone(opened));
+        }
+        if state.failed.is_some_and(|failed| failed.elapsed() < REST) {
+            return None;
+        }
+        let opened = (self.open)()
+            .map_err(|err| Error::io("cannot open it", err))
+            .and_then(open_unknown)
+            .map(|image| Arc::new(Opened { image, index: OnceLock::new() }));
+        match opened {
+            Ok(opened) => {
+                *state = State { opened: Some(Arc::clone(&opened)), failed: None };
+                Some(opened)
+            }
+            Err(err) => {
+                tracing::warn!("nothing is healed from {}: {err}", self.shown);
+                state.failed = Some(Instant::now());
+                None
+            }
+        }
+    }
+
+    fn copy(&self, wanted: &Wanted) -> Option<Vec<u8>> {
+        match self.opened()?.copy(wanted) {
+            Ok(copy) => copy,
+            Err(err) => {
+                tracing::warn!("{} is not healed from {}: {err}", wanted.part, self.shown);
+                // What is damaged is damaged; what did not come, or is another file now, is opened anew later.
+                if !err.is_damage() {
+                    let state = State { opened: None, failed: Some(Instant::now()) };
+                    *lock(&self.state) = state;
+                }
+                None
+            }
+        }
+    }
+}
+
+impl Opened {
+    fn copy(&self, wanted: &Wanted) -> Result<Option<Vec<u8>>> {
+        let image = &self.image;
+        let Part::Block(block, _) = wanted.part else {
+            return copy_of_table(image, wanted).transpose();
+        };
+        // The same image has it at the same place.
+        if block.0 < image.superblock().block_count && image.entry(block)?.digest == wanted.digest {
+            return image.stored(block).map(Some);
+        }
+        let index = if let Some(index) = self.index.get() {
+            index
+        } else {
+            let index = Index::of(image, |err| !err.is_damage())?;
+            self.index.get_or_init(|| index)
+        };
+        index.copies(image, wanted.digest).next().transpose()
+    }
+}
+
+impl Healer for Distant {
+    fn cure(&self) -> Cure {
+        Cure::Server
+    }
+
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+        Box::new(std::iter::once_with(|| self.copy(wanted)).flatten())
+    }
+}

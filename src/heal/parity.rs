@@ -1,0 +1,52 @@
+//! Can the image itself compute what it has lost? With the parity that `mkimage --fec` gave it (SPEC section 10).
+
+use std::sync::{Arc, OnceLock};
+
+use crate::fec::Repairer;
+use crate::image::Source;
+use crate::store::heal::{Cure, Healer, Wanted};
+
+/// An image's parity. Whether there is any is looked at when it is needed.
+#[derive(Debug)]
+pub struct Parity {
+    source: Arc<dyn Source>,
+    repairer: OnceLock<Option<Repairer>>,
+}
+
+impl Parity {
+    /// Of the image that a source holds.
+    pub fn new(source: Arc<dyn Source>) -> Self {
+        Parity { source, repairer: OnceLock::new() }
+    }
+
+    fn repairer(&self) -> Option<&Repairer> {
+        let open = || {
+            let opened = Repairer::open(Arc::clone(&self.source));
+            opened.inspect_err(|err| tracing::debug!("no parity: {err}")).ok().flatten()
+        };
+        self.repairer.get_or_init(open).as_ref()
+    }
+
+    fn copy(&self, wanted: &Wanted) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; wanted.len];
+        let repaired = self.repairer()?.repair(wanted.offset, &mut bytes);
+        repaired.inspect_err(|err| tracing::debug!("{} from parity: {err}", wanted.part)).ok()?;
+        Some(bytes)
+    }
+}
+
+impl Healer for Parity {
+    fn cure(&self) -> Cure {
+        Cure::Fec
+    }
+
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+        // When the first one is wrong, more was lost since all was looked at.
+        Box::new((0..2).map_while(move |nth| {
+            if nth > 0 {
+                self.repairer()?.forget();
+            }
+            self.copy(wanted)
+        }))
+    }
+}

@@ -1,0 +1,366 @@
+//! Which other images of this machine have the same bytes? Those in the image's directory, and wherever else somebody says.
+//!
+//! Directories are held by their descriptors: the server of `/` can find nothing by a path. What is in them is looked at when it
+//! is needed, so that images may come and go; none is kept open, for one that was removed would fill the disk until then.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Dir, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::index::{BLOCKS_MAX, Index, copy_of_table, open_unknown};
+use crate::image::{self, Method, is_image_name};
+use crate::store::heal::{Cure, Healer, Part, Wanted};
+use crate::store::prefetch::idle::become_idle;
+use crate::store::{Store, lock};
+
+/// Most images that are looked into; of more, the newest.
+const IMAGES_MAX: usize = 16;
+/// Most names of a directory that are looked at.
+const NAMES_MAX: usize = 4096;
+/// Most directories: all of them are handed on in one message.
+const PLACES_MAX: usize = 32;
+/// What an updater puts behind the name of the one before.
+const PREVIOUS_SUFFIX: &str = ".prev";
+/// Where images are on a data partition, beside its single one.
+const IMAGES: &str = "images";
+/// A directory that was changed less than so many seconds ago may change again without a new time of change.
+const SETTLED: i64 = 2;
+
+/// Other images.
+#[derive(Debug)]
+pub struct Siblings {
+    pub(super) places: Vec<Place>,
+    pub(super) rules: Rules,
+    known: Mutex<Known>,
+}
+
+/// A directory.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) directory: OwnedFd,
+    pub(super) what: What,
+}
+
+/// What of a directory is looked at.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct What {
+    /// The name of the one file in it that is meant.
+    only: Option<Vec<u8>>,
+    /// Whether somebody named it.
+    is_named: bool,
+}
+
+/// Whose images count.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Rules {
+    /// The image that is healed, which has nothing that it does not have: device and inode.
+    own: (u64, u64),
+    /// Whose files are looked into where nobody said so by name: a file may be such that reading it never ends.
+    owners: [u32; 3],
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    siblings: Arc<Vec<Arc<Sibling>>>,
+    /// When the directories were changed, before they were looked at.
+    changes: Option<Vec<Change>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Change {
+    seconds: i64,
+    nanoseconds: i64,
+    is_settled: bool,
+}
+
+/// Another image, as it was when its table was read.
+#[derive(Debug)]
+struct Sibling {
+    file: Named,
+    index: Index,
+}
+
+/// A file in one of the directories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Named {
+    place: usize,
+    name: OsString,
+    id: Id,
+}
+
+/// What is another one when a file is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Id {
+    device: u64,
+    inode: u64,
+    len: u64,
+    changed: (i64, i64),
+}
+
+impl Siblings {
+    /// None yet.
+    pub fn new(image: &Path) -> io::Result<Self> {
+        let metadata = image.metadata()?;
+        let rules = Rules {
+            own: (metadata.dev(), metadata.ino()),
+            owners: [0, rustix::process::geteuid().as_raw(), metadata.uid()],
+        };
+        Ok(Siblings::in_places(Vec::new(), rules))
+    }
+
+    /// Those in some places.
+    pub(super) fn in_places(places: Vec<Place>, rules: Rules) -> Self {
+        Siblings { places, rules, known: Mutex::default() }
+    }
+
+    /// Those in the image's directory, and on a data partition in both that have images.
+    pub fn beside(image: &Path) -> io::Result<Self> {
+        let mut siblings = Siblings::new(image)?;
+        // Beside a block device there are devices.
+        let image = image.canonicalize()?;
+        let Some(directory) = image.parent().filter(|_| image.is_file()) else {
+            return Ok(siblings);
+        };
+        let mut directories = vec![directory.to_owned(), directory.join(IMAGES)];
+        if directory.file_name().is_some_and(|name| name == IMAGES) {
+            directories.extend(directory.parent().map(Path::to_owned));
+        }
+        for (nth, directory) in directories.iter().enumerate() {
+            match open_directory(directory) {
+                Ok(directory) => {
+                    let what = What { only: None, is_named: false };
+                    siblings.places.push(Place { directory, what });
+                }
+                Err(err) if nth == 0 => return Err(err),
+                Err(_) => {}
+            }
+        }
+        Ok(siblings)
+    }
+
+    /// An image, or all in a directory.
+    pub fn add(&mut self, path: &Path) -> io::Result<()> {
+        let path = path.canonicalize()?;
+        let (directory, only) = if path.is_dir() {
+            (path, None)
+        } else {
+            let name = path.file_name().map(ToOwned::to_owned);
+            (path.parent().map_or_else(PathBuf::new, Path::to_owned), name)
+        };
+        let directory = open_directory(&directory)?;
+        if self.places.len() >= PLACES_MAX {
+            return Err(io::Error::other(format!("there are {PLACES_MAX} such places already")));
+        }
+        let only = only.map(OsString::into_vec);
+        self.places.push(Place { directory, what: What { only, is_named: true } });
+        Ok(())
+    }
+
+    /// Reads their tables in idle time, so that the first heal need not wait for that. It begins after `delay`, when a machine
+    /// that boots has other things to do no more.
+    pub fn prepare(self: &Arc<Self>, delay: Duration) -> io::Result<()> {
+        let siblings = Arc::downgrade(self);
+        let run = move || {
+            thread::sleep(delay);
+            let Some(siblings) = siblings.upgrade() else { return };
+            let theirs = Arc::clone(&siblings);
+            // One that may be interrupted for as long as there is other work takes no lock: this thread does.
+            let idle = thread::Builder::new().name("heal-idle".to_owned()).spawn(move || {
+                become_idle();
+                let changes = theirs.changes();
+                (theirs.scan(&[]), changes)
+            });
+            if let Some((found, changes)) = idle.ok().and_then(|idle| idle.join().ok()) {
+                let mut known = lock(&siblings.known);
+                if known.changes.is_none() {
+                    *known = Known { siblings: Arc::new(found), changes: Some(changes) };
+                }
+            }
+        };
+        thread::Builder::new().name("heal".to_owned()).spawn(run).map(drop)
+    }
+
+    /// Those that are there now.
+    fn look(&self) -> Arc<Vec<Arc<Sibling>>> {
+        let mut known = lock(&self.known);
+        let changes = self.changes();
+        let is_there = |sibling: &Arc<Sibling>| self.is_there(&sibling.file);
+        let is_fresh = known.changes.as_ref().is_some_and(|before| *before == changes)
+            && changes.iter().all(|change| change.is_settled)
+            && known.siblings.iter().all(is_there);
+        if !is_fresh {
+            let siblings = Arc::new(self.scan(&known.siblings));
+            *known = Known { siblings, changes: Some(changes) };
+        }
+        Arc::clone(&known.siblings)
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let change = |place: &Place| {
+            let file = place.directory.try_clone().map(File::from);
+            let metadata = file.and_then(|file| file.metadata()).ok();
+            metadata.map(|it| Change {
+                seconds: it.mtime(),
+                nanoseconds: it.mtime_nsec(),
+                is_settled: now.saturating_sub(it.mtime()) > SETTLED,
+            })
+        };
+        self.places.iter().filter_map(change).collect()
+    }
+
+    /// Looks into the directories. What is known of a file that is still the same is kept.
+    fn scan(&self, before: &[Arc<Sibling>]) -> Vec<Arc<Sibling>> {
+        let mut files: Vec<Named> =
+            (0..self.places.len()).flat_map(|place| self.files_at(place)).collect();
+        files.sort_by_key(|file| Reverse(file.id.changed));
+        let mut inodes = HashSet::new();
+        files.retain(|file| inodes.insert((file.id.device, file.id.inode)));
+        files.truncate(IMAGES_MAX);
+        let mut blocks_left = BLOCKS_MAX;
+        let mut siblings = Vec::new();
+        for file in files {
+            let known = before.iter().find(|sibling| sibling.file == file).cloned();
+            let sibling = match known {
+                Some(known) => known,
+                None => match self.read_table(&file) {
+                    Ok(index) => Arc::new(Sibling { file, index }),
+                    Err(err) => {
+                        tracing::debug!("nothing is healed from {}: {err}", file.name.display());
+                        continue;
+                    }
+                },
+            };
+            let Some(left) = blocks_left.checked_sub(sibling.index.len()) else {
+                tracing::info!("images beside this one have too many blocks: not all are used");
+                break;
+            };
+            blocks_left = left;
+            siblings.push(sibling);
+        }
+        siblings
+    }
+
+    fn read_table(&self, file: &Named) -> crate::Result<Index> {
+        Index::of(&self.open_image(file)?, |_| false)
+    }
+
+    /// Opens an image, if it is still the same file.
+    fn open_image(&self, named: &Named) -> crate::Result<Store> {
+        let wrap = |err| crate::Error::io(format!("cannot open {}", named.name.display()), err);
+        let (file, id) = self.open(named.place, &named.name).map_err(wrap)?;
+        if id != named.id {
+            return Err(wrap(io::Error::other("it is another file now")));
+        }
+        open_unknown(image::from_file(file, Method::Pread).map_err(wrap)?)
+    }
+
+    fn is_there(&self, named: &Named) -> bool {
+        self.open(named.place, &named.name).is_ok_and(|(_, id)| id == named.id)
+    }
+
+    /// The images in a directory.
+    fn files_at(&self, nth: usize) -> Vec<Named> {
+        let Some(place) = self.places.get(nth) else { return Vec::new() };
+        let names = match &place.what.only {
+            Some(name) => vec![OsString::from_vec(name.clone())],
+            None => names(&place.directory).unwrap_or_default(),
+        };
+        let look = |name: OsString| {
+            let (_, id) = self.open(nth, &name).ok()?;
+            Some(Named { place: nth, name, id })
+        };
+        names.into_iter().filter_map(look).collect()
+    }
+
+    fn open(&self, place: usize, name: &OsString) -> io::Result<(File, Id)> {
+        let place = self.places.get(place).ok_or(io::ErrorKind::NotFound)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        // A pipe would make us wait.
+        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = rustix::fs::openat(&place.directory, name.as_os_str(), flags, Mode::empty())?;
+        let file = File::from(file);
+        let metadata = file.metadata()?;
+        let kind = metadata.file_type();
+        let is_image = kind.is_file() || (place.what.only.is_some() && kind.is_block_device());
+        let is_own = (metadata.dev(), metadata.ino()) == self.rules.own;
+        let is_ours = place.what.is_named || self.rules.owners.contains(&metadata.uid());
+        if !is_image || is_own || !is_ours {
+            return Err(io::Error::other("nothing is taken from it"));
+        }
+        let id = Id {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len: metadata.len(),
+            changed: (metadata.mtime(), metadata.mtime_nsec()),
+        };
+        Ok((file, id))
+    }
+
+    /// What one of them has.
+    fn copies_of(&self, sibling: &Sibling, wanted: &Wanted) -> Vec<Vec<u8>> {
+        let is_block = matches!(wanted.part, Part::Block(..));
+        if is_block && !sibling.index.may_have(wanted.digest) {
+            return Vec::new();
+        }
+        let tell = |err: &crate::Error| {
+            tracing::debug!(
+                "{} is not healed from {}: {err}",
+                wanted.part,
+                sibling.file.name.display()
+            );
+        };
+        let Ok(image) = self.open_image(&sibling.file).inspect_err(tell) else { return Vec::new() };
+        let blocks = sibling.index.copies(&image, wanted.digest).filter(|_| is_block);
+        let copies = blocks.chain(copy_of_table(&image, wanted));
+        copies.filter_map(|copy| copy.inspect_err(tell).ok()).collect()
+    }
+}
+
+impl Healer for Siblings {
+    fn cure(&self) -> Cure {
+        Cure::Image
+    }
+
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+        let siblings = self.look();
+        Box::new((0..siblings.len()).flat_map(move |nth| {
+            siblings.get(nth).map(|sibling| self.copies_of(sibling, wanted)).unwrap_or_default()
+        }))
+    }
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Names of images in a directory.
+fn names(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)?.take(NAMES_MAX) {
+        let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
+        let path = Path::new(&name);
+        let is_previous = path.extension().is_some_and(|suffix| {
+            suffix == PREVIOUS_SUFFIX.trim_start_matches('.')
+                && path.file_stem().is_some_and(|stem| is_image_name(Path::new(stem)))
+        });
+        if is_image_name(path) || is_previous {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}

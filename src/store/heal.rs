@@ -1,0 +1,499 @@
+//! What if bytes are not what was sealed, or cannot be read? Other copies of them are looked for, and judged as the first one was.
+//!
+//! Whoever has other copies is a [`Healer`], and is believed no more than the image: a copy is hashed here, in memory of our own,
+//! and only one that has the digest is used. Nothing of this happens, and nothing is locked, as long as the image is whole.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::proof::{self, BlockKind};
+use super::{copy, lock, read_into};
+use crate::error::{Error, Result};
+use crate::format::defect::Untrusted;
+use crate::format::digest::Digest;
+use crate::format::index::BlockIndex;
+use crate::image::Source;
+
+/// How long one who wants the same bytes waits for somebody else's search. A server on the network is given up sooner.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Parts that are remembered as healed or lost, some 2 MiB; further ones are counted each time.
+const REMEMBERED_MAX: usize = 65_536;
+
+/// A part of an image that has a digest of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The superblock, whose digest is the root digest.
+    Superblock,
+    /// The digests of the table's pages.
+    PageList,
+    /// A page of the digest table.
+    TablePage(u32),
+    /// The stored bytes of a block.
+    Block(BlockIndex, BlockKind),
+}
+
+impl Part {
+    /// Which block it is, if it is one.
+    pub fn block(self) -> Option<BlockIndex> {
+        match self {
+            Part::Block(block, _) => Some(block),
+            _ => None,
+        }
+    }
+
+    fn hash(self, bytes: &[u8]) -> Digest {
+        match self {
+            Part::Superblock => proof::hash_superblock(bytes),
+            Part::PageList => proof::hash_page_list(bytes),
+            Part::TablePage(_) => proof::hash_table_page(bytes),
+            Part::Block(_, kind) => proof::hash_block(kind, bytes),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Part::Superblock => write!(f, "the superblock"),
+            Part::PageList => write!(f, "the page list"),
+            Part::TablePage(page) => write!(f, "page {page} of the digest table"),
+            Part::Block(block, BlockKind::Data) => write!(f, "block {}", block.0),
+            Part::Block(block, BlockKind::Metadata) => write!(f, "metadata block {}", block.0),
+        }
+    }
+}
+
+/// Bytes that are wanted: what they are, where they should be, and what they must hash to.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// What they are.
+    pub part: Part,
+    /// Where they start in the image.
+    pub offset: u64,
+    /// How many they are.
+    pub len: usize,
+    /// What they must hash to.
+    pub digest: Digest,
+}
+
+impl Wanted {
+    /// Holds bytes against the digest.
+    fn judge(&self, bytes: &[u8]) -> Result<()> {
+        let (expected, found) = (self.digest, self.part.hash(bytes));
+        if found == expected {
+            return Ok(());
+        }
+        let offset = self.offset;
+        Err(Error::from(match self.part {
+            Part::Superblock => Untrusted::Superblock { expected, found },
+            Part::PageList => Untrusted::PageList { expected, found },
+            Part::TablePage(page) => Untrusted::TablePage { page, expected, found },
+            Part::Block(block, _) => Untrusted::Block { block, offset, expected, found },
+        }))
+    }
+}
+
+/// Where a true copy came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cure {
+    /// From the same place, past the page cache.
+    Reread,
+    /// From another image on this machine.
+    Image,
+    /// From the image's own parity (forward error correction).
+    Fec,
+    /// From a server.
+    Server,
+}
+
+impl Cure {
+    /// All of them, in the order in which they are tried, with their names in reports.
+    pub const ALL: [(Cure, &'static str); 4] = [
+        (Cure::Reread, "reread"),
+        (Cure::Image, "image"),
+        (Cure::Fec, "fec"),
+        (Cure::Server, "server"),
+    ];
+
+    /// Its name in reports and messages.
+    pub fn name(self) -> &'static str {
+        Cure::ALL.iter().find(|(cure, _)| *cure == self).map_or("?", |(_, name)| name)
+    }
+}
+
+/// Somebody who may have other copies of an image's bytes.
+pub trait Healer: fmt::Debug + Send + Sync {
+    /// How it heals, for the reports.
+    fn cure(&self) -> Cure;
+
+    /// Copies of the bytes, each looked for when it is asked for. They may be anything: the first one that is true is used.
+    ///
+    /// It must not read through the store that asks, which would ask again, and expand nothing: the asking thread's memory for
+    /// that is lent out.
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a>;
+}
+
+/// How the search for other copies ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// What was wanted.
+    pub wanted: Wanted,
+    /// What was wrong with the image's own bytes.
+    pub why: String,
+    /// Where a true copy came from; `None` when there was none.
+    pub cure: Option<Cure>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Told of outcomes that are news, on the thread of the one who wanted the bytes: it must be quick.
+pub type Listener = Box<dyn Fn(Outcome) + Send + Sync>;
+
+/// The bytes of an image, as they were sealed.
+pub(super) struct Sealed {
+    source: Arc<dyn Source>,
+    /// In the order in which they are asked.
+    healers: Vec<Arc<dyn Healer>>,
+    /// Whether another image may say what the superblock is. Then any file becomes the image that is wanted, if there is a copy
+    /// of that: good for one who restores it, and for nobody who looks for it.
+    is_restored: bool,
+    searches: Mutex<HashMap<Part, Arc<Search>>>,
+    healed: [AtomicU64; Cure::ALL.len()],
+    remembered: Mutex<Remembered>,
+    listener: OnceLock<Listener>,
+}
+
+#[derive(Debug, Default)]
+struct Remembered {
+    /// Whether it was lost the last time.
+    parts: HashMap<Part, bool>,
+    lost: u64,
+}
+
+impl Remembered {
+    /// Takes an outcome down; whether it is news.
+    fn note(&mut self, part: Part, is_lost: bool) -> bool {
+        let before = self.parts.get(&part).copied();
+        if before.is_some() || self.parts.len() < REMEMBERED_MAX {
+            self.parts.insert(part, is_lost);
+        }
+        match (before, is_lost) {
+            (Some(true), false) => self.lost = self.lost.saturating_sub(1),
+            (None | Some(false), true) => self.lost = self.lost.saturating_add(1),
+            _ => {}
+        }
+        before != Some(is_lost) && self.parts.contains_key(&part)
+    }
+}
+
+/// A search under way.
+#[derive(Debug, Default)]
+struct Search {
+    ended: Mutex<Option<Found>>,
+    changed: Condvar,
+}
+
+/// What a search found.
+type Found = Option<Arc<[u8]>>;
+
+impl Search {
+    /// Waits for the end, but not for ever.
+    fn wait(&self) -> Found {
+        let deadline = Instant::now().checked_add(PATIENCE)?;
+        let mut ended = lock(&self.ended);
+        while ended.is_none() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.changed.wait_timeout(ended, left);
+            ended = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        ended.clone().flatten()
+    }
+}
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (source, healers) = (&self.source, &self.healers);
+        f.debug_struct("Sealed")
+            .field("source", source)
+            .field("healers", healers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sealed {
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        healers: Vec<Arc<dyn Healer>>,
+        is_restored: bool,
+    ) -> Self {
+        Sealed {
+            source,
+            healers,
+            is_restored,
+            searches: Mutex::default(),
+            healed: Default::default(),
+            remembered: Mutex::default(),
+            listener: OnceLock::new(),
+        }
+    }
+
+    /// Whether there is anybody to ask.
+    pub(super) fn can_heal(&self) -> bool {
+        !self.healers.is_empty()
+    }
+
+    pub(super) fn source(&self) -> &dyn Source {
+        &*self.source
+    }
+
+    /// Copies what is wanted into `into` and proves the copy, whoever has it. On error the buffer holds nothing to be used.
+    pub(super) fn read(&self, wanted: &Wanted, into: &mut [u8]) -> Result<()> {
+        self.read_here(wanted, into).or_else(|err| self.heal(wanted, into, err))
+    }
+
+    /// The same where only the image itself is looked at: for those who may not lock anything.
+    pub(super) fn read_here(&self, wanted: &Wanted, into: &mut [u8]) -> Result<()> {
+        let read = read_into(&*self.source, wanted.offset, into);
+        read.and_then(|()| wanted.judge(into)).inspect_err(|_| into.fill(0))
+    }
+
+    /// Looks elsewhere for what the image does not have. Several who want the same bytes cause one search. When none is found,
+    /// what was wrong with the image's own is the error.
+    #[cold]
+    pub(super) fn heal(&self, wanted: &Wanted, into: &mut [u8], err: Error) -> Result<()> {
+        let (search, is_ours) = {
+            let mut searches = lock(&self.searches);
+            let mut is_ours = false;
+            let begin = || {
+                is_ours = true;
+                Arc::<Search>::default()
+            };
+            (Arc::clone(searches.entry(wanted.part).or_insert_with(begin)), is_ours)
+        };
+        let found = if is_ours {
+            let ending = Ending { sealed: self, part: wanted.part, search };
+            let begun = Instant::now();
+            let found = self.search(wanted);
+            let cure = found.as_ref().map(|(cure, _)| *cure);
+            self.conclude(Outcome {
+                wanted: *wanted,
+                why: err.to_string(),
+                cure,
+                took: begun.elapsed(),
+            });
+            let found = found.map(|(_, bytes)| Arc::from(bytes));
+            *lock(&ending.search.ended) = Some(Option::clone(&found));
+            found
+        } else {
+            search.wait()
+        };
+        match found {
+            Some(bytes) => copy(&bytes, into),
+            None => Err(err),
+        }
+    }
+
+    /// The first copy that is true.
+    fn search(&self, wanted: &Wanted) -> Option<(Cure, Vec<u8>)> {
+        let is_true = |bytes: &Vec<u8>| bytes.len() == wanted.len && wanted.judge(bytes).is_ok();
+        let is_own = |cure| matches!(cure, Cure::Reread | Cure::Fec);
+        let may_say = |healer: &&Arc<dyn Healer>| {
+            wanted.part != Part::Superblock || self.is_restored || is_own(healer.cure())
+        };
+        self.healers.iter().filter(may_say).find_map(|healer| {
+            healer.copies(wanted).find(is_true).map(|bytes| (healer.cure(), bytes))
+        })
+    }
+
+    fn conclude(&self, outcome: Outcome) {
+        let (part, cure) = (outcome.wanted.part, outcome.cure);
+        let counter = Cure::ALL.iter().zip(&self.healed).find(|((of, _), _)| Some(*of) == cure);
+        if let Some((_, counter)) = counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        if !lock(&self.remembered).note(part, cure.is_none()) {
+            return;
+        }
+        match (self.listener.get(), cure) {
+            (Some(listener), _) => listener(outcome),
+            (None, Some(cure)) => {
+                let why = outcome.why;
+                tracing::warn!(source = cure.name(), "{part} is healed: {why}");
+            }
+            // Whoever asked is told.
+            (None, None) => {}
+        }
+    }
+
+    /// From now on, somebody is told of outcomes. There is one at most.
+    pub(super) fn listen(&self, listener: Listener) {
+        drop(self.listener.set(listener));
+    }
+
+    /// How often bytes were healed, by each cure.
+    pub(super) fn healed(&self) -> Vec<(Cure, u64)> {
+        let counts = self.healed.iter().map(|count| count.load(Ordering::Relaxed));
+        Cure::ALL.iter().map(|(cure, _)| *cure).zip(counts).collect()
+    }
+
+    /// How many parts of the image nobody has.
+    pub(super) fn lost(&self) -> u64 {
+        lock(&self.remembered).lost
+    }
+}
+
+/// Ends a search, also one that panicked: nobody waits for ever.
+struct Ending<'a> {
+    sealed: &'a Sealed,
+    part: Part,
+    search: Arc<Search>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        lock(&self.sealed.searches).remove(&self.part);
+        lock(&self.search.ended).get_or_insert(None);
+        self.search.changed.notify_all();
+    }
+}
+
+/// Where the superblock is wanted.
+pub(super) fn wanted_superblock(root_digest: Digest) -> Wanted {
+    let len = crate::format::superblock::LEN;
+    Wanted { part: Part::Superblock, offset: 0, len, digest: root_digest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    /// Bytes that are wrong, or an error, and a count of how often they were read.
+    #[derive(Debug)]
+    struct Rotten(Option<Vec<u8>>);
+
+    impl Source for Rotten {
+        fn len(&self) -> u64 {
+            1 << 20
+        }
+
+        fn read_exact_at(&self, buf: &mut [u8], _: u64) -> std::io::Result<()> {
+            let bytes = self.0.as_ref().ok_or(std::io::ErrorKind::InvalidData)?;
+            buf.copy_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    /// Offers these copies, and takes its time.
+    #[derive(Debug)]
+    struct Doctor {
+        copies: Vec<Vec<u8>>,
+        asked: AtomicUsize,
+        takes: Duration,
+    }
+
+    impl Healer for Doctor {
+        fn cure(&self) -> Cure {
+            Cure::Image
+        }
+
+        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(self.takes);
+            Box::new(self.copies.iter().cloned())
+        }
+    }
+
+    const GOOD: &[u8] = b"these are the bytes";
+
+    fn wanted() -> Wanted {
+        let digest = proof::hash_block(BlockKind::Data, GOOD);
+        let part = Part::Block(BlockIndex(7), BlockKind::Data);
+        Wanted { part, offset: 4096, len: GOOD.len(), digest }
+    }
+
+    fn sealed(own: Option<&[u8]>, copies: &[&[u8]], takes: Duration) -> (Arc<Sealed>, Arc<Doctor>) {
+        let copies = copies.iter().map(|copy| copy.to_vec()).collect();
+        let doctor = Arc::new(Doctor { copies, asked: AtomicUsize::new(0), takes });
+        let healers: Vec<Arc<dyn Healer>> = vec![doctor.clone()];
+        (Arc::new(Sealed::new(Arc::new(Rotten(own.map(<[u8]>::to_vec))), healers, false)), doctor)
+    }
+
+    #[test]
+    fn nobody_is_asked_while_the_image_is_whole() {
+        let (sealed, doctor) = sealed(Some(GOOD), &[GOOD], Duration::ZERO);
+        let mut into = vec![0; GOOD.len()];
+        sealed.read(&wanted(), &mut into).unwrap();
+        assert_eq!(into, GOOD);
+        assert_eq!(doctor.asked.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn the_first_true_copy_is_used_and_no_other_ever() {
+        let mut wrong = GOOD.to_vec();
+        wrong[3] ^= 1;
+        for own in [Some(&wrong[..]), None] {
+            let mut into = vec![9; GOOD.len()];
+            let (sealed, _) = sealed(own, &[&wrong, b"", &GOOD[1..], GOOD, &wrong], Duration::ZERO);
+            sealed.read(&wanted(), &mut into).unwrap();
+            assert_eq!(into, GOOD);
+            assert_eq!(sealed.healed()[1], (Cure::Image, 1));
+            assert_eq!(sealed.lost(), 0);
+        }
+        let (sealed, _) = sealed(Some(&wrong), &[&wrong, b"", &wrong], Duration::ZERO);
+        let mut into = vec![9; GOOD.len()];
+        let err = sealed.read(&wanted(), &mut into).unwrap_err();
+        assert!(matches!(err, Error::Untrusted(Untrusted::Block { block: BlockIndex(7), .. })));
+        assert_eq!(into, vec![0; GOOD.len()], "what is not true is not left there");
+        assert_eq!(sealed.lost(), 1);
+        assert!(sealed.read(&wanted(), &mut into).is_err());
+        assert_eq!(sealed.lost(), 1, "the same one again");
+    }
+
+    #[test]
+    fn many_who_ask_cause_one_search_and_all_have_its_end() {
+        for copies in [&[GOOD][..], &[]] {
+            let (sealed, doctor) = sealed(None, copies, Duration::from_millis(300));
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        let mut into = vec![0; GOOD.len()];
+                        let read = sealed.read(&wanted(), &mut into);
+                        assert_eq!(read.is_ok(), !copies.is_empty());
+                        assert_eq!(into == GOOD, !copies.is_empty());
+                    });
+                }
+            });
+            assert_eq!(doctor.asked.load(Ordering::SeqCst), 1);
+            assert!(lock(&sealed.searches).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_news_is_told_once() {
+        let (sealed, _) = sealed(None, &[GOOD], Duration::ZERO);
+        let told = Arc::new(AtomicUsize::new(0));
+        let theirs = Arc::clone(&told);
+        sealed.listen(Box::new(move |outcome| {
+            assert_eq!(outcome.cure, Some(Cure::Image));
+            theirs.fetch_add(1, Ordering::SeqCst);
+        }));
+        let mut into = vec![0; GOOD.len()];
+        for _ in 0..3 {
+            sealed.read(&wanted(), &mut into).unwrap();
+        }
+        assert_eq!(told.load(Ordering::SeqCst), 1);
+        assert_eq!(sealed.healed()[1].1, 3);
+        let mut remembered = Remembered::default();
+        let part = Part::TablePage(1);
+        assert!(remembered.note(part, true) && !remembered.note(part, true));
+        assert!(remembered.note(part, false));
+        assert_eq!(remembered.lost, 0);
+    }
+}
