@@ -19,6 +19,18 @@ pub(crate) const CASES: &[Case] = &[
         quick: true,
         run: fallback,
     },
+    Case {
+        name: "heal",
+        asks: "does it boot an image whose init is damaged, with what the one before it has, and heal on when it runs?",
+        quick: true,
+        run: heal,
+    },
+    Case {
+        name: "last-resort",
+        asks: "does it restart, or panic, when somebody reads what nobody has any more, if that is wanted?",
+        quick: false,
+        run: last_resort,
+    },
 ];
 
 fn corrupt_file(bench: &Bench<'_>) -> Result<()> {
@@ -49,8 +61,63 @@ fn fallback(bench: &Bench<'_>) -> Result<()> {
             scene.damage(name, digest, "/sbin/init")?;
         }
     }
-    let console = scene.boot("ashlar vm.say=/which")?;
+    // Or else it would be healed from the old one.
+    let console = scene.boot("ashlar ashlar.on-corruption=eio vm.say=/which")?;
     console.ended_well()?.spoke(&format!("ok {}", bench.name))?.spoke("file /which: old")?;
     console.says(&["ashlar: images/new.img is refused: ", "sbin/init"])?;
     scene.check_disk()
+}
+
+fn heal(bench: &Bench<'_>) -> Result<()> {
+    let mut scene = Scene::new(bench, "6.12")?;
+    let secret = scene.trust("maker")?;
+    for (version, name) in [(1, "old"), (2, "new")] {
+        let mut tree = small_tree(bench, Init::Checks)?;
+        tree.file("which", 0o644, format!("{name}\n").as_bytes())?;
+        // All blocks of its own, so that the file is not read with another one.
+        tree.file("victim", 0o644, format!("line of {name}\n").repeat(30_000).as_bytes())?;
+        tree.file("common", 0o644, &crate::noise::noise(7777, 50_000))?;
+        let digest = scene.image_of_version(version, name, tree, Some(&secret))?;
+        if name == "new" {
+            scene.damage(name, digest, "/sbin/init")?;
+            scene.damage(name, digest, "/common")?;
+            scene.damage(name, digest, "/victim")?;
+        }
+    }
+    // What both have is healed, before the root is handed over and after that; what only the new one had is an error.
+    let console = scene.boot("ashlar vm.say=/which,/common,/victim")?;
+    console.ended_well()?.spoke(&format!("ok {}", bench.name))?.spoke("file /which: new")?;
+    console.says(&["ashlar: ", " is healed: block ", "source=\"image\"", "/sbin/init"])?;
+    console.says(&["ashlar: ", " is healed: block ", "source=\"image\"", "/common"])?;
+    console.never_says("file /common: cat: read error")?;
+    console.spoke("file /victim: cat: read error: Input/output error")?;
+    console.says(&["ashlar: ", " is lost, nobody has it: block ", "/victim"])?;
+    scene.check_disk()
+}
+
+fn last_resort(bench: &Bench<'_>) -> Result<()> {
+    for (how, does) in [("restart", "the machine restarts"), ("panic", "the kernel panics")] {
+        let mut scene = Scene::new(bench, "6.12")?;
+        let secret = scene.trust("maker")?;
+        let mut tree = small_tree(bench, Init::Checks)?;
+        tree.file("victim", 0o644, &crate::noise::noise(7777, 50_000))?;
+        let digest = scene.image("root", tree, Some(&secret))?;
+        scene.damage("root", digest, "/victim")?;
+        let words =
+            format!("ashlar=root.img ashlar.on-corruption={how} vm.say=/links/near,/victim,/which");
+        let console = scene.boot(&words)?;
+        console.ended()?.spoke("file /links/near: through a link")?;
+        console.says(&[
+            "ashlar: block ",
+            "is not what was sealed",
+            &format!("{does} (on-corruption={how})"),
+        ])?;
+        console.never_says("file /victim: ")?;
+        console.never_says("file /which: ")?;
+        match how {
+            "panic" => console.says(&["Kernel panic", "sysrq"])?,
+            _ => console.never_says("Kernel panic")?,
+        };
+    }
+    Ok(())
 }

@@ -91,7 +91,7 @@ fn worthless<'a>(debian: &'a Debian<'_>, kind: &'static str) -> Result<DebianMac
 
 /// Holds that neither image is booted, and that the reasons stand on the console: also where the kernel is told to be quiet.
 fn attempt(machine: &DebianMachine<'_>, attempt: Attempt) -> Result<Console> {
-    let console = machine.run("ro quiet ashlar=root.img", &attempt)?;
+    let console = machine.run("ro quiet ashlar=root.img ashlar.on-corruption=eio", &attempt)?;
     for image in ["root", "damaged"] {
         console.says(&[&format!("ashlar: images/{image}.img is refused: ")])?;
     }
@@ -107,7 +107,7 @@ pub(super) fn fallback(bench: &Bench<'_>) -> Result<()> {
     fs::copy(&damaged, data.join("images/older.img")).doing("cannot copy the image")?;
     debian.damage(&damaged, "/usr/lib/systemd/systemd")?;
     let machine = debian.machine_of(&data, "fallback", "6.12", By::Initrd("initramfs-tools"))?;
-    let console = machine.boot_as(MERGED, "ro quiet")?.console;
+    let console = machine.boot_as(MERGED, "ro quiet ashlar.on-corruption=eio")?.console;
     console.says(&["ashlar: images/root.img is refused: /sbin/init, which is needed to boot"])?;
     console.spoke("image /run/initramfs/ashlar/data/images/older.img")?;
     Ok(())
