@@ -293,12 +293,12 @@ fn the_last_resort_is_taken_when_nobody_has_it() {
             digest_xattr: false,
             image: None,
             recorder: None,
-            anchor: "root-digest",
+            anchor: "root-digest".to_owned(),
             last_resort: Some(LastResort::new(move |why| {
                 theirs.lock().unwrap().push(why.to_owned())
             })),
         };
-        let mounted = session::start(tree, settings, work).unwrap();
+        let mounted = session::start(tree, &settings, work).unwrap();
         let content = fs::read(pair.point().join(&healed_path)).unwrap();
         let absent = fs::read(pair.point().join("no such file"));
         let before = taken.lock().unwrap().len();
