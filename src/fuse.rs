@@ -128,7 +128,7 @@ impl Server {
             last_resort: work.last_resort,
             image: work.image,
             readahead_kb: work.readahead_kb,
-            placement: Arc::new(Placement::new()),
+            placement: Arc::new(Placement::new(work.proc)),
             xattrs,
             labels,
         }

@@ -226,6 +226,78 @@ fn other_copies_are_where_somebody_says() {
     });
 }
 
+/// Whoever takes over has the same directories and the same server, though it has no path to any of them.
+#[test]
+fn a_successor_heals_as_the_first_server_did() {
+    limited("a_successor_heals_as_the_first_server_did", 120, || {
+        let pair = Pair::new();
+        let (block, path) = pair.shared_file();
+        let want = fs::read(pair.tree.join(&path)).unwrap();
+        let away = pair.path("away");
+        fs::create_dir(&away).unwrap();
+        let old = away.join("old.img");
+        let server = Server::good(fs::read(&pair.old).unwrap());
+        let url = server.url("/old.img");
+        fs::rename(&pair.old, &old).unwrap();
+        for (options, source) in
+            [(format!("heal_from={}", text(&away)), "image"), (format!("heal_url={url}"), "server")]
+        {
+            fs::write(&pair.new, &pair.whole).unwrap();
+            let mount = pair.mount(&pair.new, &options);
+            let first = mount.status()["server_pid"].as_i64().unwrap();
+            let pid = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            let is_succeeded = || {
+                let output = ashlar(&["status", "--json", text(&mount.point)]);
+                let status: Option<serde_json::Value> = serde_json::from_slice(&output.stdout).ok();
+                status.is_some_and(|status| status["server_pid"] != first)
+            };
+            assert!(within(Duration::from_secs(20), is_succeeded));
+            pair.damage(&pair.new, &BTreeSet::from([block]), &mut Random(1));
+            assert_eq!(fs::read(mount.point.join(&path)).unwrap(), want);
+            assert_eq!((healed(&mount, source), lost(&mount)), (1, 0));
+            mount.umount();
+            assert!(mount.server_ends());
+        }
+    });
+}
+
+/// Of the image alone, with nobody beside it.
+#[test]
+fn parity_heals_what_is_read() {
+    limited("parity_heals_what_is_read", 120, || {
+        let pair = Pair::build(&["--fec"]);
+        fs::remove_file(&pair.old).unwrap();
+        let files = pair.blocks_of_files();
+        let data = pair.data_blocks();
+        // One place of some blocks in a row, and a single one far away.
+        let mut damaged: BTreeSet<usize> =
+            data.iter().copied().skip(data.len() / 2).take(2).collect();
+        damaged.extend(data.iter().next());
+        let mount = pair.mount(&pair.new, "");
+        pair.damage(&pair.new, &damaged, &mut Random(1));
+        for path in files.keys() {
+            let content = fs::read(mount.point.join(path)).unwrap();
+            assert_eq!(content, fs::read(pair.tree.join(path)).unwrap(), "{path}");
+        }
+        assert_eq!((healed(&mount, "fec"), lost(&mount)), (damaged.len() as u64, 0));
+        // More than parity can do is lost, and nothing wrong comes of it.
+        pair.damage(&pair.new, &data, &mut Random(2));
+        let cold = files.keys().filter(|path| {
+            let file = File::open(mount.point.join(path)).unwrap();
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+            match fs::read(mount.point.join(path)) {
+                Ok(content) => {
+                    assert_eq!(content, fs::read(pair.tree.join(path)).unwrap(), "{path}");
+                    false
+                }
+                Err(err) => err.raw_os_error() == Some(5),
+            }
+        });
+        assert!(cold.count() > 0);
+    });
+}
+
 #[test]
 fn what_cannot_be_done_is_refused() {
     let pair = Pair::new();
@@ -292,6 +364,7 @@ fn the_last_resort_is_taken_when_nobody_has_it() {
             readahead_kb: None,
             digest_xattr: false,
             image: None,
+            proc: None,
             recorder: None,
             anchor: "root-digest".to_owned(),
             last_resort: Some(LastResort::new(move |why| {

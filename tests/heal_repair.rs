@@ -244,3 +244,26 @@ fn a_mount_goes_on_with_the_old_file_and_lives() {
     open.read_exact_at(&mut still, 0).unwrap();
     assert!(still == before, "it was written in place");
 }
+
+/// What parity cannot restore any more comes from other images, and the new file has parity again.
+#[test]
+fn an_image_with_parity_has_it_again() {
+    let pair = Pair::build(&["--fec"]);
+    let few: BTreeSet<usize> = [*pair.shared().iter().next_back().unwrap()].into();
+    pair.damage(&pair.new, &few, &mut Random(1));
+    let output = pair.repair(&["--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["repair"]["data_shards"].as_u64().unwrap() > 0, "{json}");
+    pair.assert_repaired(&output);
+    pair.damage(&pair.new, &pair.shared(), &mut Random(2));
+    let output = pair.repair(&["--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["repair"]["blocks_healed"]["image"].as_u64().unwrap() > 0, "{json}");
+    pair.assert_repaired(&output);
+    // Neither can: both say so.
+    let all = (0..pair.entries.len()).collect();
+    pair.damage(&pair.new, &all, &mut Random(3));
+    let before = fs::read(&pair.new).unwrap();
+    let stderr = pair.assert_left(&pair.repair(&[]), 4, &before);
+    assert!(stderr.contains("shards") && stderr.contains("nobody has"), "{stderr}");
+}

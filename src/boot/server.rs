@@ -120,6 +120,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
         readahead_kb: Some(READAHEAD_KB.max(block_kb)),
         digest_xattr: false,
         image: Some(beside),
+        proc: session::proc(),
         recorder: args.record_trace.as_deref().and_then(recorder),
         anchor: args.voucher.clone(),
         last_resort,

@@ -306,6 +306,7 @@ fn work(image: &Path, tree: &Tree, options: &Options, mount_options: &MountOptio
         readahead_kb: Some(mount_options.readahead_kb.unwrap_or(READAHEAD_KB.max(block_kb))),
         digest_xattr: mount_options.digest_xattr,
         image: beside.filter(|_| !is_device),
+        proc: session::proc(),
         recorder: None,
         last_resort: None,
         anchor: String::from(match options.anchor {

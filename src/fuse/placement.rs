@@ -12,6 +12,8 @@
 //! It is for machines of two processors. With more, all but one would have to be kept.
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -49,6 +51,12 @@ thread_local! {
     static IS_KNOWN: Cell<bool> = const { Cell::new(false) };
 }
 
+/// `/proc`, opened before the server is shut into a directory that has none.
+pub fn proc() -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, "/proc", flags, Mode::empty()).ok()
+}
+
 /// Notices who asks how often, and puts threads where they should be.
 #[derive(Debug)]
 pub(super) struct Placement {
@@ -76,15 +84,15 @@ struct Machine {
     processors: [usize; 2],
     /// Where threads may run when nobody asks: also on processors that are switched on later.
     home: CpuSet,
-    /// `/proc`, opened before the server is shut into a directory that has none.
+    /// `/proc`.
     proc: OwnedFd,
 }
 
 impl Placement {
-    /// For this machine and this process.
-    pub(super) fn new() -> Self {
+    /// For this machine and this process; `proc` is `/proc`, without which nobody is placed.
+    pub(super) fn new(proc: Option<OwnedFd>) -> Self {
         Placement {
-            machine: Machine::of_two(),
+            machine: proc.and_then(Machine::of_two),
             begin: Instant::now(),
             questions: AtomicU32::new(0),
             client: AtomicU32::new(0),
@@ -244,16 +252,16 @@ impl Drop for Kept<'_> {
 
 impl Machine {
     /// `None` where there is nothing to be won, or where it cannot be known who runs where.
-    fn of_two() -> Option<Self> {
+    fn of_two(proc: OwnedFd) -> Option<Self> {
         // Who has a quota of processor time must not spend it on waiting.
         if thread::available_parallelism().map_or(0, usize::from) != 2 {
             return None;
         }
         let processors = allowed_two()?;
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let status = rustix::fs::openat(&proc, "self/status", flags, Mode::empty()).ok()?;
+        let status = io::read_to_string(File::from(status)).ok()?;
         let home = home(&status).unwrap_or_else(|| set_of(&processors));
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::openat(CWD, "/proc", flags, Mode::empty()).ok()?;
         Some(Machine { processors, home, proc })
     }
 
@@ -327,9 +335,9 @@ mod tests {
 
     /// A machine of two processors, some time after its start.
     fn of_two() -> Placement {
-        let proc = rustix::fs::open("/proc", OFlags::PATH, Mode::empty()).unwrap();
+        let proc = proc().unwrap();
         let machine = Some(Machine { processors: [0, 1], home: set_of(&[0, 1]), proc });
-        let placement = Placement { machine, ..Placement::new() };
+        let placement = Placement { machine, ..Placement::new(None) };
         thread::sleep(BURST_TIME);
         assert_eq!(asked(&placement, [1]), [false]);
         placement
@@ -360,7 +368,7 @@ mod tests {
 
     #[test]
     fn elsewhere_nothing_is_done() {
-        let placement = Placement { machine: None, ..Placement::new() };
+        let placement = Placement { machine: None, ..Placement::new(None) };
         assert!(!asked(&placement, [1; 100]).contains(&true));
     }
 

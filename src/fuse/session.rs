@@ -21,6 +21,7 @@ use super::journal::{Death, Journal};
 use super::mount::{self, MountError, Settings};
 use super::mountinfo::{self, Device};
 use super::placement::Placement;
+pub use super::placement::proc;
 use super::recorder::Recorder;
 use super::status::{Listening, Reporter};
 use super::{Server, adopt};
@@ -40,6 +41,8 @@ pub struct Work {
     pub digest_xattr: bool,
     /// The image file, if its file system's free space is to be told as ours.
     pub image: Option<OwnedFd>,
+    /// `/proc` ([`proc`]), where it is seen on which processor clients run.
+    pub proc: Option<OwnedFd>,
     /// Told what is read.
     pub recorder: Option<Recorder>,
     /// What vouched for the image, for the report: `root-digest`, `key`, or `nothing`.

@@ -38,13 +38,14 @@ pub struct Guard {
 impl Guard {
     /// Has a server watched by a holder of its own from now on.
     pub fn begin(connection: &Arc<Connection>, inheritance: Inheritance) -> io::Result<Arc<Guard>> {
-        let Inheritance { duty, image, beside, log, program, healing, name } = inheritance;
+        let Inheritance { duty, image, beside, proc, log, program, healing, name } = inheritance;
         let kit = Kit {
             device: connection.device.try_clone()?,
             image,
             program: program.0,
             journal: connection.journal.memory().try_clone_to_owned()?,
             beside,
+            proc,
             log,
             healing,
         };

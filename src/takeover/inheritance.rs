@@ -19,6 +19,7 @@ pub struct Inheritance {
     pub(super) duty: Duty,
     pub(super) image: OwnedFd,
     pub(super) beside: Option<OwnedFd>,
+    pub(super) proc: Option<OwnedFd>,
     pub(super) log: Option<OwnedFd>,
     pub(super) program: Program,
     pub(super) healing: Vec<OwnedFd>,
@@ -54,6 +55,7 @@ impl Inheritance {
         let image = tree.store().source().descriptor().ok_or(io::ErrorKind::Unsupported)?;
         let image = image.try_clone_to_owned()?;
         let is_file = File::from(image.try_clone()?).metadata()?.is_file();
+        let copy = |it: &Option<OwnedFd>| it.as_ref().map(OwnedFd::try_clone).transpose();
         let Handed { plan, descriptors } = handed;
         let Manner { name, log_level, log, is_root, is_foreground, watchdog_secs } = manner;
         Ok(Inheritance {
@@ -73,7 +75,8 @@ impl Inheritance {
                 healing: plan,
             },
             image,
-            beside: work.image.as_ref().map(OwnedFd::try_clone).transpose()?,
+            beside: copy(&work.image)?,
+            proc: copy(&work.proc)?,
             log,
             program: Program::ours(is_root)?,
             healing: descriptors,

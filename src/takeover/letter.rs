@@ -80,6 +80,7 @@ pub struct Letter {
     /// The server's name.
     pub name: Vec<u8>,
     has_beside: bool,
+    has_proc: bool,
     has_log: bool,
 }
 
@@ -96,6 +97,8 @@ pub struct Kit {
     pub journal: OwnedFd,
     /// Whose file system's free space is told as ours.
     pub beside: Option<OwnedFd>,
+    /// `/proc`, where it is seen on which processor clients run.
+    pub proc: Option<OwnedFd>,
     /// The kernel's log.
     pub log: Option<OwnedFd>,
     /// What `Duty::healing` counts.
@@ -114,6 +117,7 @@ impl Letter {
             before: Before::Leaving,
             name: name.as_bytes().to_vec(),
             has_beside: kit.beside.is_some(),
+            has_proc: kit.proc.is_some(),
             has_log: kit.log.is_some(),
         }
     }
@@ -156,6 +160,7 @@ impl Letter {
             program: next(true).ok_or_else(missing)?,
             journal: next(true).ok_or_else(missing)?,
             beside: next(letter.has_beside),
+            proc: next(letter.has_proc),
             log: next(letter.has_log),
             healing: descriptors.collect(),
         };
@@ -167,7 +172,7 @@ impl Kit {
     /// The descriptors in the order in which they are sent.
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let first = [&self.device, &self.image, &self.program, &self.journal];
-        let more = [&self.beside, &self.log].into_iter().flatten();
+        let more = [&self.beside, &self.proc, &self.log].into_iter().flatten();
         first.into_iter().chain(more).chain(&self.healing).map(AsFd::as_fd).collect()
     }
 
@@ -179,13 +184,15 @@ impl Kit {
     /// The same with another program.
     pub(super) fn with_program(&self, program: OwnedFd) -> io::Result<Kit> {
         let copy = |it: &OwnedFd| it.try_clone();
+        let maybe = |it: &Option<OwnedFd>| it.as_ref().map(copy).transpose();
         Ok(Kit {
             device: copy(&self.device)?,
             image: copy(&self.image)?,
             program,
             journal: copy(&self.journal)?,
-            beside: self.beside.as_ref().map(copy).transpose()?,
-            log: self.log.as_ref().map(copy).transpose()?,
+            beside: maybe(&self.beside)?,
+            proc: maybe(&self.proc)?,
+            log: maybe(&self.log)?,
             healing: self.healing.iter().map(copy).collect::<io::Result<_>>()?,
         })
     }

@@ -82,6 +82,7 @@ fn take_up(letter: &Letter, kit: &Kit, distant: Option<Distant>) -> io::Result<M
         readahead_kb: duty.readahead_kb,
         digest_xattr: duty.digest_xattr,
         image: kit.beside.as_ref().map(OwnedFd::try_clone).transpose()?,
+        proc: kit.proc.as_ref().map(OwnedFd::try_clone).transpose()?,
         recorder: None,
         anchor: letter.facts.anchor.clone(),
         last_resort,
