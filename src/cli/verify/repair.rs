@@ -48,7 +48,7 @@ pub(super) struct Damage<'a> {
 
 /// Where what was lost came from.
 #[derive(Debug)]
-enum From {
+enum Origin {
     /// From parity.
     #[cfg(feature = "fec")]
     Parity(crate::fec::Restored),
@@ -60,7 +60,7 @@ enum From {
 #[derive(Debug)]
 pub(super) struct Repaired {
     path: PathBuf,
-    from: From,
+    from: Origin,
 }
 
 /// What came of it.
@@ -103,7 +103,7 @@ impl RepairArgs {
                 let draft = Draft::create(&target, like)?;
                 let restored = parity::restore(damage, &head, &draft, how)?;
                 draft.finish()?;
-                let from = From::Parity(restored);
+                let from = Origin::Parity(restored);
                 return Ok(Some(Repaired { path: target.clone(), from }));
             }
             Ok(None)
@@ -117,7 +117,7 @@ impl RepairArgs {
             let draft = Draft::create(&target, like)?;
             let healed = copies.write(damage, &real, &draft, how)?;
             draft.finish()?;
-            Ok(Repaired { path: target.clone(), from: From::Copies(healed) })
+            Ok(Repaired { path: target.clone(), from: Origin::Copies(healed) })
         };
         from_copies().map_err(|mut from_copies| {
             let Some(from_parity) = failure else { return from_copies };
@@ -184,7 +184,7 @@ impl Repair {
         let path = path.to_string_lossy();
         match from {
             #[cfg(feature = "fec")]
-            From::Parity(restored) => json!({
+            Origin::Parity(restored) => json!({
                 "done": true,
                 "path": path,
                 "data_shards": restored.data_shards,
@@ -192,7 +192,7 @@ impl Repair {
                 "shards_max": restored.shards_max,
                 "shard_len": restored.shard_len,
             }),
-            From::Copies(healed) => {
+            Origin::Copies(healed) => {
                 let healed =
                     healed.iter().map(|(cure, count)| (cure.name().to_owned(), json!(count)));
                 json!({ "done": true, "path": path, "blocks_healed": healed.collect::<Map<_, _>>() })
@@ -205,14 +205,14 @@ impl Repair {
         let Repair::Done(Repaired { path, from }) = self else { return None };
         let how = match from {
             #[cfg(feature = "fec")]
-            From::Parity(restored) => {
+            Origin::Parity(restored) => {
                 let crate::fec::Restored { data_shards, parity_shards, shards_max, shard_len } =
                     restored;
                 format!(
                     "{data_shards} shards and {parity_shards} of parity were damaged ({shards_max} of {shard_len} bytes can be)"
                 )
             }
-            From::Copies(healed) => copies::told(healed),
+            Origin::Copies(healed) => copies::told(healed),
         };
         Some(format!("repaired: {} is whole; {how}", path.display()))
     }
