@@ -87,7 +87,8 @@ fn heal(bench: &Bench<'_>) -> Result<()> {
     // What both have is healed, before the root is handed over and after that; what only the new one had is an error.
     let console = scene.boot("ashlar vm.say=/which,/common,/victim")?;
     console.ended_well()?.spoke(&format!("ok {}", bench.name))?.spoke("file /which: new")?;
-    console.says(&["ashlar: ", " is healed: block ", "source=\"image\"", "/sbin/init"])?;
+    // Of what is needed to boot it is not said what it is called: nobody serves yet.
+    console.spoke("started")?;
     console.says(&["ashlar: ", " is healed: block ", "source=\"image\"", "/common"])?;
     console.never_says("file /common: cat: read error")?;
     console.spoke("file /victim: cat: read error: Input/output error")?;
