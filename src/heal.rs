@@ -25,7 +25,7 @@ use siblings::Siblings;
 /// The parity of an image, in a program that can compute with it.
 fn parity<E>(source: Result<Arc<dyn Source>, E>) -> Option<Arc<dyn Healer>> {
     #[cfg(feature = "fec")]
-    return source.ok().map(|source| Arc::new(parity::Parity::new(source)) as Arc<dyn Healer>);
+    return source.ok().map(|source| -> Arc<dyn Healer> { Arc::new(parity::Parity::new(source)) });
     #[cfg(not(feature = "fec"))]
     {
         drop(source);

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -22,12 +22,22 @@ pub struct Plan {
     pub on_corruption: OnCorruption,
     /// An image on a server, which is asked last.
     pub url: Option<String>,
-    rereads: bool,
-    has_direct: bool,
-    siblings: Option<(Vec<What>, Rules)>,
-    has_kmsg: bool,
-    has_sysrq: bool,
+    siblings: Option<Rules>,
     prepare_after: Option<Duration>,
+    /// What each of the descriptors is.
+    kinds: Vec<Kind>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Kind {
+    /// The image, past the page cache.
+    Direct,
+    /// A directory of other images.
+    Directory(What),
+    /// The kernel's log.
+    Kmsg,
+    /// Where a panic is asked for.
+    Sysrq,
 }
 
 /// All that is handed on.
@@ -35,7 +45,7 @@ pub struct Plan {
 pub struct Handed {
     /// What is done with which of them.
     pub plan: Plan,
-    /// The descriptors, in the order in which the plan counts them.
+    /// The descriptors.
     pub descriptors: Vec<OwnedFd>,
 }
 
@@ -47,58 +57,56 @@ impl Handed {
         last_resort: Option<&LastResort>,
         url: Option<String>,
     ) -> io::Result<Self> {
-        let direct = ladder.reread.as_ref().and_then(|reread| reread.0.direct());
-        let places = ladder.siblings.as_ref().map(|siblings| siblings.places.as_slice());
-        let way_out = last_resort.and_then(LastResort::way_out);
-        let kmsg = way_out.and_then(|way_out| way_out.kmsg.as_ref());
-        let sysrq = way_out.and_then(|way_out| way_out.sysrq.as_ref());
-        let whats = |siblings: &Siblings| {
-            siblings.places.iter().map(|place| place.what.clone()).collect::<Vec<_>>()
+        let mut plan = Plan { on_corruption, url, ..Plan::default() };
+        let mut descriptors = Vec::new();
+        let mut add = |kind, descriptor: BorrowedFd<'_>| -> io::Result<()> {
+            plan.kinds.push(kind);
+            descriptors.push(descriptor.try_clone_to_owned()?);
+            Ok(())
         };
-        let plan = Plan {
-            on_corruption,
-            url,
-            rereads: ladder.reread.is_some(),
-            has_direct: direct.is_some(),
-            siblings: ladder.siblings.as_ref().map(|siblings| (whats(siblings), siblings.rules)),
-            has_kmsg: kmsg.is_some(),
-            has_sysrq: sysrq.is_some(),
-            prepare_after: ladder.prepare_after,
-        };
-        let copy = |file: &File| file.try_clone().map(OwnedFd::from);
-        let directories = places.unwrap_or_default().iter();
-        let descriptors = direct
-            .into_iter()
-            .map(copy)
-            .chain(directories.map(|place| place.directory.try_clone()))
-            .chain([kmsg, sysrq].into_iter().flatten().map(copy))
-            .collect::<io::Result<Vec<OwnedFd>>>()?;
+        if let Some(direct) = ladder.reread.as_ref().and_then(|reread| reread.0.direct()) {
+            add(Kind::Direct, direct.as_fd())?;
+        }
+        for place in ladder.siblings.iter().flat_map(|siblings| &siblings.places) {
+            add(Kind::Directory(place.what.clone()), place.directory.as_fd())?;
+        }
+        if let Some(way_out) = last_resort.and_then(LastResort::way_out) {
+            for (kind, file) in [(Kind::Kmsg, &way_out.kmsg), (Kind::Sysrq, &way_out.sysrq)] {
+                if let Some(file) = file {
+                    add(kind, file.as_fd())?;
+                }
+            }
+        }
+        plan.siblings = ladder.siblings.as_ref().map(|siblings| siblings.rules);
+        plan.prepare_after = ladder.prepare_after;
         Ok(Handed { plan, descriptors })
     }
 
     /// The same in the next server, with the image that it was handed. What is missing is done without.
     pub fn take_up(self, image: &File) -> (Ladder, Option<LastResort>) {
         let Handed { plan, descriptors } = self;
-        let mut descriptors = descriptors.into_iter();
-        let mut next = |is_there: bool| is_there.then(|| descriptors.next()).flatten();
-        let direct = next(plan.has_direct).map(File::from);
-        let file = image.try_clone().ok().filter(|_| plan.rereads);
-        let reread = file.map(|file| Reread(Uncached::from_files(file, direct)));
-        let siblings = plan.siblings.map(|(whats, rules)| {
-            let place = |what| next(true).map(|directory| Place { directory, what });
-            Siblings::in_places(whats.into_iter().filter_map(place).collect(), rules)
-        });
-        let (kmsg, sysrq) =
-            (next(plan.has_kmsg).map(File::from), next(plan.has_sysrq).map(File::from));
+        let (mut direct, mut kmsg, mut sysrq) = (None, None, None);
+        let mut places = Vec::new();
+        for (kind, descriptor) in plan.kinds.into_iter().zip(descriptors) {
+            match kind {
+                Kind::Direct => direct = Some(File::from(descriptor)),
+                Kind::Directory(what) => places.push(Place { directory: descriptor, what }),
+                Kind::Kmsg => kmsg = Some(File::from(descriptor)),
+                Kind::Sysrq => sysrq = Some(File::from(descriptor)),
+            }
+        }
         let how = plan.on_corruption;
-        let last_resort =
-            how.ends_machine().then(|| LastResort::ending(how, WayOut::new(kmsg, sysrq)));
+        let way_out = || LastResort::ending(how, WayOut::new(kmsg, sysrq));
+        let last_resort = how.ends_machine().then(way_out);
         if !how.heals() {
             return (Ladder::default(), last_resort);
         }
+        let file = image.try_clone().ok();
+        let reread = file.map(|file| Reread(Uncached::from_files(file, direct)));
+        let siblings = plan.siblings.map(|rules| Siblings::in_places(places, rules));
         let source = image.try_clone().and_then(|image| image::from_file(image, Method::Pread));
-        let parity = super::parity(source);
         let prepare_after = plan.prepare_after;
+        let parity = super::parity(source);
         (Ladder { reread, siblings, prepare_after, parity, distant: None }, last_resort)
     }
 }

@@ -34,7 +34,7 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A small fast generator (SplitMix64).
+/// A small fast generator (`SplitMix64`).
 pub struct Random(pub u64);
 
 impl Random {
