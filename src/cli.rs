@@ -5,7 +5,6 @@
 pub mod boot;
 pub mod cat;
 pub mod diff;
-#[cfg(feature = "fec")]
 mod draft;
 pub mod dump;
 mod elsewhere;

@@ -59,9 +59,9 @@ impl Bench {
     /// What comes back of these bytes, if it is found whole.
     fn repaired(&self, bytes: Vec<u8>) -> Option<Vec<u8>> {
         let source = Memory::new(bytes);
-        let head = fec::search(&*source)?;
+        let found = fec::search(&*source, 2, &|_, _| {}).unwrap()?;
         let out = tempfile::tempfile().unwrap();
-        fec::restore(&*source, &head, &out, 2, &|_, _| {}).ok()?;
+        fec::restore(&*source, &found, &out, 2, &|_, _| {}).ok()?;
         let mut bytes = vec![0; usize::try_from(out.metadata().unwrap().len()).unwrap()];
         out.read_exact_at(&mut bytes, 0).unwrap();
         let found: Arc<dyn Source> = Memory::new(bytes.clone());
@@ -529,6 +529,200 @@ fn an_update_makes_parity_on_the_machine() {
     assert!(install(&plain) == bench.whole[..covered]);
     let source = ashlarfs::image::open(&path, ashlarfs::Method::Pread).unwrap();
     assert!(store::last_parity_head(&*source).is_none());
+    // No signature covers how much parity there is: more than 10 % is nobody's wish.
+    fs::remove_file(&path).unwrap();
+    let greedy = bench.path("greedy");
+    fs::write(&greedy, &bench.whole[..covered]).unwrap();
+    let file = fs::File::options().read(true).write(true).open(&greedy).unwrap();
+    let geometry = Geometry::new(covered as u64, 4096).unwrap();
+    fec::encode(&file, geometry, 2, &|_, _| {}).unwrap();
+    let installed = install(&greedy);
+    let made = fec::find(&*Memory::new(installed.clone())).unwrap().geometry.parity_count();
+    assert!(made < 140 && installed.len() < covered * 112 / 100, "{made} shards");
+}
+
+/// A delta has no parity. Where the image before has, so has the one that is made of both.
+#[test]
+fn a_delta_makes_parity_where_the_image_before_has_it() {
+    for with_parity in [true, false] {
+        let old = Bench::new(if with_parity { &["--fec"] } else { &[] });
+        let new = Bench::new(&["--image-version", "2", "--fec"]);
+        let data = old.path("data");
+        fs::create_dir_all(data.join("images")).unwrap();
+        let update = |args: &[&str]| {
+            let data = data.to_str().unwrap();
+            let output = Command::new(env!("CARGO_BIN_EXE_ashlar"))
+                .args(["update", "--data", data])
+                .args(args)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{}", text(&output));
+        };
+        let (from, to) = (old.path("image"), new.path("image"));
+        let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+        let delta = new.path("delta");
+        let delta = delta.to_str().unwrap();
+        let digest = |bench: &Bench| bench.digest.to_string();
+        update(&["install", "--quiet", "--root-digest", &digest(&old), from]);
+        let made = Command::new(env!("CARGO_BIN_EXE_ashlar"))
+            .args(["update", "delta", "--output", delta, from, to])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", text(&made));
+        update(&["install", "--quiet", "--root-digest", &digest(&new), delta]);
+        let installed = fs::read(data_image(&data, &digest(&new))).unwrap();
+        let covered = new.geometry().covered_len() as usize;
+        let expected = if with_parity { &new.whole[..] } else { &new.whole[..covered] };
+        assert!(installed == expected, "{} bytes", installed.len());
+    }
+}
+
+/// Where damage hit both heads, what is behind the image is not taken for nothing.
+#[test]
+fn to_sign_drops_no_parity_in_silence() {
+    let bench = Bench::new(&["--fec"]);
+    let image = bench.path("image");
+    let secret = bench.path("secret");
+    assert!(ashlar(&["key", "generate", "--no-password"], &secret).status.success());
+    let mut bytes = bench.whole.clone();
+    for head in [bench.geometry().section_offset(), bench.geometry().second_head_offset()] {
+        bytes[head as usize + 20] ^= 1;
+    }
+    fs::write(&image, &bytes).unwrap();
+    let sign = || ashlar(&["sign", "--key", secret.to_str().unwrap()], &image);
+    let output = sign();
+    let said = text(&output);
+    assert!(!output.status.success() && said.contains("neither signatures nor parity"), "{said}");
+    assert!(fs::read(&image).unwrap() == bytes);
+    // As the hint says.
+    let len = bench.geometry().covered_len();
+    assert!(said.contains(&format!("truncate -s {len}")), "{said}");
+    fs::File::options().write(true).open(&image).unwrap().set_len(len).unwrap();
+    assert!(sign().status.success());
+    assert!(bench.is_tidy());
+}
+
+/// `--output` is a file or nothing, told before anything is read; a link to a file is followed.
+#[test]
+fn what_is_no_file_is_not_replaced() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let bench = Bench::new(&["--fec"]);
+    let image = bench.path("image");
+    let mut bytes = bench.whole.clone();
+    bytes[5000] ^= 1;
+    fs::write(&image, &bytes).unwrap();
+    let fifo = bench.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    symlink("fifo", bench.path("to-fifo")).unwrap();
+    symlink("nothing", bench.path("to-nothing")).unwrap();
+    for name in ["fifo", "to-fifo", "to-nothing", "."] {
+        let output = bench.path(name);
+        let output = bench.repair(&["--output", output.to_str().unwrap()], "image");
+        assert_eq!(code(&output), Some(16), "{name}: {}", text(&output));
+        assert!(output.stdout.is_empty(), "{name}: {}", text(&output));
+    }
+    assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo());
+    fs::write(bench.path("file"), "old").unwrap();
+    symlink("file", bench.path("to-file")).unwrap();
+    let to = bench.path("to-file");
+    let output = bench.repair(&["--output", to.to_str().unwrap()], "image");
+    assert_eq!(code(&output), Some(1), "{}", text(&output));
+    assert!(fs::symlink_metadata(&to).unwrap().is_symlink());
+    assert!(fs::read(bench.path("file")).unwrap() == bench.whole);
+    assert!(bench.is_tidy());
+}
+
+/// The digest of what was repaired is told, not that of what was damaged.
+#[test]
+fn the_digest_of_the_repaired_image_is_told() {
+    let bench = Bench::new(&["--fec"]);
+    let mut bytes = bench.whole.clone();
+    bytes[0x40] ^= 1;
+    let digest = bench.digest.to_string();
+    let image = bench.path("image");
+    fs::write(&image, &bytes).unwrap();
+    let output = ashlar(&["verify", "--repair", "--json"], &image);
+    assert_eq!(code(&output), Some(1), "{}", text(&output));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_ne!(json["root_digest"], digest.as_str());
+    assert_eq!(json["repair"]["root_digest"], digest.as_str());
+    fs::write(&image, &bytes).unwrap();
+    let said = text(&ashlar(&["verify", "--repair"], &image));
+    assert!(said.contains(&format!("is whole, root digest {digest}")), "{said}");
+}
+
+/// Of so small an image each shard counts, and none is too small.
+#[test]
+fn a_tiny_image_is_repaired_as_well() {
+    for (len, extra) in [(0, &["--fec"][..]), (1, &["--fec=10"]), (6000, &["--fec"])] {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(len);
+        header.set_mode(0o644);
+        header.set_cksum();
+        tar.append_data(&mut header, "file", &noise(1, len as usize)[..]).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let (path, digest) = image::build_tar(directory.path(), &tar, extra);
+        let bench = Bench { directory, digest, whole: fs::read(path).unwrap() };
+        let geometry = bench.geometry();
+        assert!(geometry.data_count() <= 5, "{geometry:?}");
+        for at in (0..bench.whole.len()).step_by(1000) {
+            let mut bytes = bench.whole.clone();
+            let end = bytes.len().min(at + 4096);
+            bytes[at..end].iter_mut().for_each(|byte| *byte ^= 0x81);
+            fs::write(bench.path("image"), &bytes).unwrap();
+            let output = bench.repair(&[], "image");
+            assert_eq!(code(&output), Some(1), "{at}: {}", text(&output));
+            assert!(fs::read(bench.path("image")).unwrap() == bench.whole, "{at}");
+        }
+    }
+}
+
+/// Where there is no room for a whole image, none of it is taken, and that is what is said; where there is nothing to do, none is
+/// needed.
+#[test]
+fn what_does_not_fit_is_told_before_anything_is_written() {
+    let bench = Bench::new(&["--fec"]);
+    let (image, small) = (bench.path("image"), bench.path("small"));
+    fs::create_dir(&small).unwrap();
+    let mut bytes = bench.whole.clone();
+    bytes[5000] ^= 1;
+    fs::write(&image, &bytes).unwrap();
+    let digest = bench.digest.to_string();
+    let run = |image: &Path| {
+        let script = "mount -t tmpfs -o size=2m,mode=755 none \"$3\" || exit 99
+            \"$0\" verify --repair --root-digest \"$1\" --output \"$3/new\" \"$2\" 2>&1; code=$?
+            df --output=used \"$3\" | tail -1; exit $code";
+        Command::new("unshare")
+            .args(["--mount", "--map-root-user", "sh", "-c", script])
+            .args([env!("CARGO_BIN_EXE_ashlar"), &digest])
+            .args([image, &small])
+            .output()
+            .unwrap()
+    };
+    let output = run(&image);
+    if code(&output) == Some(99) || text(&output).contains("unshare") {
+        eprintln!("skipped: no mount here: {}", text(&output));
+        return;
+    }
+    let said = text(&output);
+    assert_eq!(code(&output), Some(8), "{said}");
+    let need = format!("it needs {} bytes", bench.geometry().end());
+    assert!(
+        said.contains(&need) && said.contains("--output") && !said.contains("nobody"),
+        "{said}"
+    );
+    assert_eq!(said.trim_end().lines().last().unwrap().trim(), "0", "{said}");
+    // Damage of which parity knows nothing: nobody needs room to find that out.
+    bytes = bench.whole.clone();
+    bytes[5000] ^= 1;
+    seal(&mut bytes, bench.geometry(), &[]);
+    fs::write(&image, &bytes).unwrap();
+    let output = bench.repair(&[], "image");
+    assert!(text(&output).contains("no byte of the image is damaged"), "{}", text(&output));
+    let output = run(&image);
+    assert!(text(&output).contains("no byte of the image is damaged"), "{}", text(&output));
 }
 
 fn data_image(data: &Path, digest: &str) -> PathBuf {
