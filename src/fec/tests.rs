@@ -509,3 +509,31 @@ fn strips_are_as_wide_as_they_can_be() {
     assert_eq!(width(1 << 33, 4096, 8), 448);
     assert_eq!(width(4096 * 2, 2, 64), 4096);
 }
+
+/// What was taken beforehand is not given back while there may be somebody who takes it.
+#[test]
+fn what_is_reserved_stays_reserved() {
+    use std::os::unix::fs::MetadataExt;
+    let covered = noise(12, 4096 * 40 + 5);
+    let geometry = Geometry::new(covered.len() as u64, 3).unwrap();
+    let (file, out) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    io::Write::write_all(&mut &file, &covered).unwrap();
+    for file in [&file, &out] {
+        let flags = rustix::fs::FallocateFlags::empty();
+        if rustix::fs::fallocate(file, flags, 0, geometry.end()).is_err() {
+            eprintln!("skipped: nothing can be reserved here");
+            return;
+        }
+    }
+    let least = AtomicU64::new(u64::MAX);
+    let watch = |file: &std::fs::File| {
+        least.fetch_min(file.metadata().unwrap().blocks() * 512, Ordering::Relaxed);
+    };
+    encode(&file, geometry, 2, &|_, _| watch(&file)).unwrap();
+    let source = Pread::new(file.try_clone().unwrap()).unwrap();
+    let found = search(&source, 2, &|_, _| {}).unwrap().unwrap();
+    restore(&source, &found, &out, 2, &|_, _| watch(&out)).unwrap();
+    let least = least.into_inner();
+    assert!((geometry.end()..u64::MAX).contains(&least), "{least} of {}", geometry.end());
+    assert!(read_back(&out) == read_back(&file));
+}
