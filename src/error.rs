@@ -46,6 +46,11 @@ impl Error {
         matches!(self, Error::Untrusted(_) | Error::Corrupt(_))
     }
 
+    /// Whether something took too long, so that nothing is known to be wrong.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::TimedOut)
+    }
+
     /// What a person can do about it, where there is something.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {

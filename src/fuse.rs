@@ -5,6 +5,7 @@
 
 mod adopt;
 mod agree;
+mod allowance;
 pub mod convert;
 pub mod counters;
 pub mod errno;
@@ -79,6 +80,9 @@ const UID_WITHHELD: u32 = u32::MAX;
 /// The extended attribute on the root directory that holds the root digest in hex. It is not listed, so that a copy of
 /// the tree equals the tree.
 pub const ROOT_DIGEST_XATTR: &str = "user.ashlar.root_digest";
+
+/// The least that the kernel asks for of a file that it caches: pages of both architectures that we know.
+const PAGE_LEN: usize = 4096;
 
 /// Where `SELinux` keeps a file's label.
 const SELINUX_XATTR: &str = "security.selinux";
@@ -159,22 +163,20 @@ impl Server {
 
     /// The kernel's word for an error. What is not the question's own fault is told to the log.
     fn fail(&self, upcall: Upcall, ino: INodeNo, err: &Error) -> Errno {
+        let errno = self.fail_some(upcall, ino, err);
+        if let Some(last_resort) = self.last_resort.as_ref().filter(|_| errno::is_loss(err)) {
+            last_resort.take(&err.to_string());
+        }
+        errno
+    }
+
+    /// The same where it is not known whether anybody wants just those bytes that are lost.
+    fn fail_some(&self, upcall: Upcall, ino: INodeNo, err: &Error) -> Errno {
         if errno::is_failure(err) {
             self.counters.count_failure();
             self.failures.tell(upcall, ino, err, &self.tree);
-            self.despair(err);
         }
         errno::from_error(err)
-    }
-
-    /// Takes the last resort, if there is one, and bytes are lost that somebody asked for. A malformed image is no such case:
-    /// it was sealed like this, and would be the same after a restart.
-    fn despair(&self, err: &Error) {
-        if let Some(last_resort) = &self.last_resort
-            && matches!(err, Error::Untrusted(_) | Error::Io { .. })
-        {
-            last_resort.take(&err.to_string());
-        }
     }
 
     fn look_up(&self, parent: INodeNo, name: &[u8]) -> Result<Option<FileAttr>> {
@@ -316,6 +318,10 @@ impl Filesystem for Server {
                         if let Some(recorder) = &self.recorder {
                             recorder.flush();
                         }
+                    }
+                    // The kernel reads ahead. Of what it gets an error for, it asks once more for the page that is wanted.
+                    Err(err) if len > PAGE_LEN => {
+                        reply.error(self.fail_some(Upcall::Read, ino, &err));
                     }
                     Err(err) => reply.error(self.fail(Upcall::Read, ino, &err)),
                 }

@@ -70,6 +70,9 @@ fn without_another_image_nothing_is_healed() {
 }
 
 /// Images that come later are noticed at the next need, and so are those that go, and those that take another one's place.
+/// A little longer than nobody looks again for what nobody had.
+const REST: Duration = Duration::from_millis(1100);
+
 #[test]
 fn images_come_and_go() {
     let pair = Pair::new();
@@ -82,12 +85,15 @@ fn images_come_and_go() {
     let block = BlockIndex(u32::try_from(shared).unwrap());
     assert!(store.stored(block).is_err());
     assert_eq!(store.lost(), 1);
+    thread::sleep(REST);
     for _ in 0..3 {
         fs::rename(&away, &pair.old).unwrap();
         assert_eq!(store.stored(block).unwrap(), pair.stored(shared));
         assert_eq!(store.lost(), 0, "what is found again is lost no more");
         fs::rename(&pair.old, &away).unwrap();
         assert!(store.stored(block).is_err());
+        // What nobody has is not looked for again at once.
+        thread::sleep(REST);
     }
     // Under a name of its own, and after the directory has been quiet for a while.
     fs::rename(&away, pair.path("root.img.prev")).unwrap();
@@ -130,10 +136,10 @@ fn tables_are_read_in_idle_time() {
     let source = ashlarfs::image::open(&pair.new, Method::Pread).unwrap();
     let store = Store::open_healing(source, pair.digest, NO_CACHE, healers.into_healers()).unwrap();
     let begun = Instant::now();
-    while threads("heal") > 0 && begun.elapsed() < Duration::from_secs(300) {
+    while threads("heal-idle") > 0 && begun.elapsed() < Duration::from_secs(300) {
         thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(threads("heal"), 0, "they end when they are done");
+    assert_eq!(threads("heal-idle"), 0, "they end when they are done");
     assert_eq!(
         store.stored(BlockIndex(u32::try_from(shared).unwrap())).unwrap(),
         pair.stored(shared)
@@ -144,7 +150,7 @@ fn tables_are_read_in_idle_time() {
 fn threads(name: &str) -> usize {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-    names.filter(|comm| comm.trim() == name || comm.trim() == format!("{name}-idle")).count()
+    names.filter(|comm| comm.trim() == name).count()
 }
 
 /// A sibling that lies: its table has the digests, its blocks other bytes.
@@ -425,6 +431,7 @@ fn a_hostile_server_heals_nothing_and_stops_nobody() {
         }
         // However many ask, a server that does not answer is left alone for a while.
         assert!(begun.elapsed() < Duration::from_secs(40), "{what}: {:?}", begun.elapsed());
+        assert!(what != "other bytes, table and all" || healed(&store, Cure::Server) == 0);
     }
 }
 
@@ -434,7 +441,11 @@ fn the_library_opens_with_healers() {
     let shared = (0..pair.entries.len()).filter(|block| pair.is_shared(*block)).collect();
     pair.damage(&pair.new, &shared, &mut Random(13));
     let mut options = Options::new(Anchor::RootDigest(pair.digest));
-    assert!(ashlarfs::open(&pair.new, &options).is_err() || options.healers.is_empty());
+    let alone = ashlarfs::open(&pair.new, &options);
+    let walk = |tree: ashlarfs::Tree| {
+        tree.walk(ashlarfs::format::index::InodeIndex::ROOT).all(|(_, visit)| visit.is_ok())
+    };
+    assert!(!alone.is_ok_and(walk), "nobody heals who was not asked");
     options.healers = ladder(&pair.new);
     let tree = ashlarfs::open(&pair.new, &options).unwrap();
     for (path, visit) in tree.walk(ashlarfs::format::index::InodeIndex::ROOT) {
@@ -451,4 +462,80 @@ fn the_library_opens_with_healers() {
     // Which files a block is in is found by the tree.
     let holders = tree.holders(&BTreeSet::from([BlockIndex(0)]));
     assert!(!holders[&BlockIndex(0)].paths.is_empty());
+}
+
+/// Has nothing, and counts who asks.
+#[derive(Debug, Default)]
+struct Nobody(AtomicU64);
+
+impl Healer for Nobody {
+    fn cure(&self) -> Cure {
+        Cure::Fec
+    }
+
+    fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::new(std::iter::empty())
+    }
+}
+
+/// Parity may have to read all of an image: not for whoever is wrong about a digest, and not each time that somebody wants what is
+/// lost.
+#[test]
+fn nobody_looks_for_another_image_or_again_and_again() {
+    let pair = Pair::new();
+    let nobody = Arc::new(Nobody::default());
+    let asked = || nobody.0.load(Ordering::SeqCst);
+    let open = |digest| {
+        let source = ashlarfs::image::open(&pair.new, Method::Pread).unwrap();
+        Store::open_healing(source, digest, NO_CACHE, vec![Arc::clone(&nobody) as Arc<dyn Healer>])
+    };
+    assert!(open("11".repeat(32).parse().unwrap()).is_err());
+    assert_eq!(asked(), 0, "it is whole, and another one");
+    pair.damage(&pair.new, &BTreeSet::from([0]), &mut Random(1));
+    let store = open(pair.digest).unwrap();
+    for _ in 0..100 {
+        assert!(store.stored(BlockIndex(0)).is_err());
+    }
+    assert!((1..=3).contains(&asked()), "{}", asked());
+    thread::sleep(REST);
+    let before = asked();
+    assert!(store.stored(BlockIndex(0)).is_err());
+    assert_eq!(asked(), before + 1);
+    // With both superblocks gone it may be the one that is asked for.
+    let file = File::options().write(true).open(&pair.new).unwrap();
+    file.write_all_at(&[0; 100], 0).unwrap();
+    file.write_all_at(&[0; 100], file.metadata().unwrap().len() - 4096).unwrap();
+    let before = asked();
+    assert!(open(pair.digest).is_err());
+    assert_eq!(asked(), before + 1);
+}
+
+/// A disk that does not answer in time is not asked once more past the page cache, where nobody would be told in time.
+#[test]
+fn a_disk_that_does_not_answer_is_no_damage() {
+    #[derive(Debug)]
+    struct Stuck(Arc<dyn Source>, AtomicBool);
+    impl Source for Stuck {
+        fn len(&self) -> u64 {
+            self.0.len()
+        }
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            if self.1.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.0.read_exact_at(buf, offset)
+        }
+    }
+    let pair = Pair::new();
+    let nobody = Arc::new(Nobody::default());
+    let source = ashlarfs::image::open(&pair.new, Method::Pread).unwrap();
+    let disk = Arc::new(Stuck(source, AtomicBool::new(false)));
+    let healers = vec![Arc::clone(&nobody) as Arc<dyn Healer>];
+    let source = Arc::clone(&disk) as Arc<dyn Source>;
+    let store = Store::open_healing(source, pair.digest, NO_CACHE, healers).unwrap();
+    assert!(store.stored(BlockIndex(0)).is_ok());
+    disk.1.store(true, Ordering::SeqCst);
+    assert!(store.stored(BlockIndex(0)).unwrap_err().is_timeout());
+    assert_eq!((nobody.0.load(Ordering::SeqCst), store.lost()), (0, 0));
 }

@@ -7,7 +7,6 @@ mod server;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -234,7 +233,7 @@ fn nothing_is_written_that_nobody_vouches_for() {
 }
 
 #[test]
-fn a_mount_goes_on_with_the_old_file_and_lives() {
+fn whoever_has_the_old_file_open_goes_on_with_it() {
     let pair = Pair::new();
     let open = File::open(&pair.new).unwrap();
     pair.damage(&pair.new, &pair.shared(), &mut Random(1));

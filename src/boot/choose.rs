@@ -15,6 +15,8 @@ use super::patience::Patience;
 use super::slots::Slots;
 use crate::format::digest::Digest;
 use crate::heal::Ladder;
+use crate::image;
+use crate::store;
 use crate::trust::{self, Anchor};
 use crate::update::place::{IMAGES, SINGLE, SINGLE_PREVIOUS, is_image_name, look};
 use crate::{Error, Healer, Method, Options, Tree};
@@ -231,11 +233,17 @@ fn with_digest(all: &[PathBuf], digest: Digest, patience: Patience) -> Option<Pa
     by_name
         .chain(others)
         .take_while(|_| patience.left().is_ok())
-        .find(|path| open_as(path, Anchor::RootDigest(digest)).is_ok())
+        .find(|path| is_image(path, digest))
         .cloned()
 }
 
-/// Opens an image if somebody vouches for it.
+/// Whether a file is the image with a digest. That it is whole is not asked.
+fn is_image(path: &Path, digest: Digest) -> bool {
+    let source = image::open(path, Method::Pread);
+    source.is_ok_and(|source| store::open_superblock(&*source, digest).is_ok())
+}
+
+/// Opens an image if somebody vouches for it. What it does not have any more is looked for in the images beside it.
 pub fn open(candidate: &Candidate, args: &BootArgs, keys: &Keys) -> Result<Chosen, Failed> {
     let path = candidate.path.clone();
     // What a file says of it is not known yet, and what the server does is decided by all who say something.
@@ -275,17 +283,13 @@ pub fn open(candidate: &Candidate, args: &BootArgs, keys: &Keys) -> Result<Chose
     }
 }
 
-/// Opens an image, with the signatures beside it. What it does not have any more is looked for in the images beside it.
+/// Opens an image, with the signatures beside it.
 pub fn open_as(path: &Path, anchor: Anchor) -> Result<Tree, Error> {
-    open_healing(path, anchor, Ladder::beside(path).into_healers())
+    open_healing(path, anchor, Vec::new())
 }
 
-/// The same with somebody else, or nobody, to ask for what it does not have any more.
-pub fn open_healing(
-    path: &Path,
-    anchor: Anchor,
-    healers: Vec<Arc<dyn Healer>>,
-) -> Result<Tree, Error> {
+/// The same with somebody to ask for what it does not have any more.
+fn open_healing(path: &Path, anchor: Anchor, healers: Vec<Arc<dyn Healer>>) -> Result<Tree, Error> {
     let mut options = Options::new(anchor);
     options.method = Method::Pread;
     options.healers = healers;

@@ -65,7 +65,11 @@ pub(super) fn serve_all(
     site: &Site<'_>,
     degraded: &mut Vec<String>,
 ) -> Served {
-    let on_corruption = modes.on_corruption;
+    // What may be left out ends no machine.
+    let on_corruption = match modes.on_corruption {
+        OnCorruption::Eio => OnCorruption::Eio,
+        _ => OnCorruption::Heal,
+    };
     let mut seen = BTreeSet::new();
     let mut serve_each = |names: &mut Vec<String>, overrides: bool| {
         let mut served: Vec<(PathBuf, Tree)> = Vec::new();

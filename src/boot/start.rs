@@ -69,7 +69,7 @@ fn end(server: &mut Child) {
 }
 
 /// The command line of a server: what `ashlar boot serve` takes.
-fn words(args: &ServerArgs) -> Vec<OsString> {
+pub(crate) fn words(args: &ServerArgs) -> Vec<OsString> {
     let mut words: Vec<OsString> = vec!["boot".into(), "serve".into()];
     let mut add = |name: &str, value: OsString| words.extend([name.into(), value]);
     add("--image", args.image.clone().into());

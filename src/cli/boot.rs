@@ -106,9 +106,29 @@ struct ServeArgs {
     takeover: bool,
     #[arg(long, default_value_t = 0)]
     io_timeout: u64,
+    #[arg(long)]
     on_corruption: OnCorruption,
     #[arg(long)]
     without: Vec<String>,
+}
+
+impl ServeArgs {
+    fn into_server_args(self) -> ServerArgs {
+        ServerArgs {
+            image: self.image,
+            root_digest: self.root_digest,
+            voucher: self.voucher,
+            mountpoint: self.mountpoint,
+            source: self.source,
+            empty: self.empty,
+            init: self.init,
+            record_trace: self.record_trace,
+            takeover: self.takeover,
+            io_timeout_secs: self.io_timeout,
+            on_corruption: self.on_corruption,
+            without: self.without,
+        }
+    }
 }
 
 /// Runs it.
@@ -146,20 +166,7 @@ fn setup(args: SetupArgs) -> Outcome {
 
 /// The one who started the server reads what went wrong from its standard output, and tells it.
 fn serve(args: ServeArgs) -> ExitCode {
-    let served = boot::server::run(&ServerArgs {
-        image: args.image,
-        root_digest: args.root_digest,
-        voucher: args.voucher,
-        mountpoint: args.mountpoint,
-        source: args.source,
-        empty: args.empty,
-        init: args.init,
-        record_trace: args.record_trace,
-        takeover: args.takeover,
-        io_timeout_secs: args.io_timeout,
-        on_corruption: args.on_corruption,
-        without: args.without,
-    });
+    let served = boot::server::run(&args.into_server_args());
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
@@ -192,5 +199,55 @@ pub(super) fn first_program(args: &[OsString]) -> ExitCode {
 impl From<Failed> for Failure {
     fn from(failed: Failed) -> Self {
         Failure { message: failed.message, hint: failed.hint, status: 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Words {
+        #[command(subcommand)]
+        command: BootCommand,
+    }
+
+    /// What one process writes, the other one must understand: without that no machine boots.
+    #[test]
+    fn a_server_understands_what_it_is_started_with() {
+        let args = boot::server::ServerArgs {
+            image: "/data/root.img".into(),
+            root_digest: Digest([7; 32]),
+            voucher: "key".to_owned(),
+            mountpoint: "/root".into(),
+            source: "/dev/vda1".into(),
+            empty: "/run/ashlar/empty".into(),
+            init: Some("/sbin/init".to_owned()),
+            record_trace: Some("/run/ashlar/trace".into()),
+            takeover: true,
+            io_timeout_secs: 30,
+            on_corruption: OnCorruption::Restart,
+            without: vec!["ttl".to_owned()],
+        };
+        for args in [
+            args.clone(),
+            boot::server::ServerArgs {
+                init: None,
+                record_trace: None,
+                takeover: false,
+                io_timeout_secs: 0,
+                without: Vec::new(),
+                ..args
+            },
+        ] {
+            let words = boot::start::words(&args);
+            let BootCommand::Serve(understood) = Words::try_parse_from(words).unwrap().command
+            else {
+                panic!("it is another command");
+            };
+            assert_eq!(format!("{:?}", understood.into_server_args()), format!("{args:?}"));
+        }
     }
 }

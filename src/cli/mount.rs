@@ -108,7 +108,7 @@ Options for -o:
   ro, nosuid, nodev, noexec, noatime, nosymfollow  as in mount(8); ordinary users always get nosuid,nodev
 
 A block that is not what was sealed, or cannot be read, is healed: it is read once more past the page cache, then looked for in other \
-images, then on the server, if one is named. Whatever comes is held against the image's own digests, so nobody need trust \
+images, in the image's parity (`mkimage --fec`), and on the server, if one is named. Whatever comes is held against the image's own digests, so nobody need trust \
 those. The log names each block with its files once, `ashlar status` counts them, and `ashlar verify --repair` mends the image.
 
 The root digest is the xattr user.ashlar.root_digest of the mount's root directory (getfattr -n), if the image has any \

@@ -5,8 +5,8 @@
 //! kept where that takes no more than 16 MiB, and further questions cost nothing. Of an image with more damage, or longer shards, only the
 //! columns that are asked for are read: `len` bytes of every shard.
 //!
-//! Nobody who serves waits for long, and nothing is read over and over for nothing: who comes while another one is at work gives up
-//! soon, and when nothing came of looking at all shards, nobody looks again for a while.
+//! One works at a time, and others wait, but not for ever. Nothing is read over and over for nothing: when nothing came of looking at
+//! all shards, nobody looks again for a while.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -27,7 +27,8 @@ use crate::image::Source;
 pub(super) struct Limits {
     /// Bytes of restored shards that are kept.
     pub(super) kept_len: u64,
-    /// How long one waits for another one who is at work.
+    /// How long one waits for another one who is at work: those who wait are searches, for which nobody who reads waits so long. To
+    /// give up sooner would be to say that what is lost cannot come back.
     pub(super) patience: Duration,
     /// How long nobody looks again when nothing came of it, at least.
     pub(super) rest: Duration,
@@ -37,7 +38,7 @@ pub(super) struct Limits {
 
 const LIMITS: Limits = Limits {
     kept_len: 16 << 20,
-    patience: Duration::from_secs(2),
+    patience: Duration::from_mins(5),
     rest: Duration::from_secs(30),
     rest_factor: 10,
 };

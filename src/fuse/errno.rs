@@ -18,6 +18,27 @@ pub fn from_error(err: &Error) -> Errno {
     }
 }
 
+/// Whether bytes are lost: they are not what was sealed, or the disk says that it cannot read them. That something took too long,
+/// or that there is no memory or no thread, says nothing of them; and a malformed image was sealed like this.
+pub fn is_loss(err: &Error) -> bool {
+    const UNREADABLE: [rustix::io::Errno; 5] = [
+        rustix::io::Errno::IO,
+        rustix::io::Errno::NODATA,
+        rustix::io::Errno::ILSEQ,
+        rustix::io::Errno::BADMSG,
+        rustix::io::Errno::REMOTEIO,
+    ];
+    match err {
+        Error::Untrusted(_) => true,
+        Error::Io { source, .. } => {
+            let errno = rustix::io::Errno::from_io_error(source);
+            source.kind() == std::io::ErrorKind::UnexpectedEof
+                || errno.is_some_and(|errno| UNREADABLE.contains(&errno))
+        }
+        _ => false,
+    }
+}
+
 /// Whether an error is worth a line in the log: something is broken, rather than asked for in vain.
 pub fn is_failure(err: &Error) -> bool {
     match err {

@@ -4,10 +4,11 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fuser::INodeNo;
 
+use super::allowance::Allowance;
 use super::counters::Upcall;
 use crate::error::Error;
 use crate::format::index::InodeIndex;
@@ -15,10 +16,8 @@ use crate::fs::Tree;
 
 /// Inodes that are remembered as told; when there are more, all are forgotten and may be told again.
 const TOLD_MAX: usize = 4096;
-/// Most lines in one [`WINDOW`]. A dead disk under a running system would write thousands.
+/// Most lines in a minute. A dead disk under a running system would write thousands.
 const LINES_MAX: u32 = 20;
-/// The time in which lines are counted.
-const WINDOW: Duration = Duration::from_mins(1);
 
 /// What was told so far.
 #[derive(Debug, Default)]
@@ -27,8 +26,7 @@ pub(super) struct Failures(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     told: HashSet<u64>,
-    window: Option<Instant>,
-    lines: u32,
+    lines: Allowance,
     suppressed: u64,
 }
 
@@ -45,11 +43,7 @@ impl State {
         if self.told.contains(&ino) {
             return Verdict::Known;
         }
-        if self.window.is_none_or(|start| now.saturating_duration_since(start) > WINDOW) {
-            self.window = Some(now);
-            self.lines = 0;
-        }
-        if self.lines >= LINES_MAX {
+        if !self.lines.take(LINES_MAX, now) {
             self.suppressed = self.suppressed.saturating_add(1);
             return Verdict::TooMany;
         }
@@ -57,7 +51,6 @@ impl State {
             self.told.clear();
         }
         self.told.insert(ino);
-        self.lines = self.lines.saturating_add(1);
         Verdict::Tell { suppressed: std::mem::take(&mut self.suppressed) }
     }
 }
@@ -133,7 +126,7 @@ mod tests {
         }
         assert_eq!(state.judge(100, now), Verdict::TooMany);
         assert_eq!(state.judge(101, now), Verdict::TooMany);
-        let later = now + WINDOW + Duration::from_secs(1);
+        let later = now + std::time::Duration::from_secs(61);
         assert_eq!(state.judge(102, later), Verdict::Tell { suppressed: 2 });
     }
 }

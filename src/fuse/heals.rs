@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::allowance::Allowance;
+use crate::format::field::u64_from_usize;
 use crate::format::index::BlockIndex;
 use crate::fs::Tree;
 use crate::fs::holders::Holders;
@@ -16,6 +18,8 @@ use crate::store::heal::Outcome;
 
 /// Most that wait to be told. Of what comes when there are so many, the number is told.
 const WAITING_MAX: usize = 4096;
+/// Most that are told in a minute, of a dying disk on a serial console.
+const LINES_MAX: u32 = 200;
 /// How long more is waited for, so that the tree is searched once for many.
 const GATHERING: Duration = Duration::from_millis(200);
 
@@ -37,10 +41,16 @@ pub(super) fn tell(tree: &Arc<Tree>) {
 
 /// Ends with the store, which holds the other end.
 fn run(tree: &Weak<Tree>, outcomes: &Receiver<Outcome>, untold: &AtomicU64) {
+    let mut lines = Allowance::default();
     while let Ok(first) = outcomes.recv() {
         thread::sleep(GATHERING);
-        let mut gathered = vec![first];
-        gathered.extend(outcomes.try_iter());
+        let now = Instant::now();
+        let all = std::iter::once(first).chain(outcomes.try_iter());
+        let (gathered, others): (Vec<_>, Vec<_>) = all.partition(|_| lines.take(LINES_MAX, now));
+        untold.fetch_add(u64_from_usize(others.len()), Ordering::Relaxed);
+        if gathered.is_empty() {
+            continue;
+        }
         let Some(tree) = tree.upgrade() else { return };
         let blocks = gathered.iter().filter_map(|outcome| outcome.wanted.part.block()).collect();
         let mut files = tree.holders(&blocks);

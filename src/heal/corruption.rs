@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::system::RebootCommand;
 use serde::{Deserialize, Serialize};
@@ -109,10 +110,19 @@ pub(super) struct WayOut {
     pub(super) kmsg: Option<File>,
     /// Where a panic is asked for, if that is wanted.
     pub(super) sysrq: Option<File>,
+    /// Whether it was tried: where it cannot be done, it is said once.
+    is_taken: AtomicBool,
 }
 
 impl WayOut {
+    pub(super) fn new(kmsg: Option<File>, sysrq: Option<File>) -> Self {
+        WayOut { kmsg, sysrq, is_taken: AtomicBool::new(false) }
+    }
+
     fn take(&self, how: OnCorruption, why: &str) {
+        if self.is_taken.swap(true, Ordering::Relaxed) {
+            return;
+        }
         // Of the highest priority, and not through anybody who may be waiting for us.
         let line = format!("<0>ashlar: {why}: {} (on-corruption={how})\n", doing(how));
         if let Some(mut kmsg) = self.kmsg.as_ref() {
@@ -133,7 +143,7 @@ pub fn last_resort(how: OnCorruption) -> io::Result<Option<LastResort>> {
     }
     let open = |path| File::options().write(true).open(path);
     let sysrq = if how == OnCorruption::Panic { Some(open(SYSRQ)?) } else { None };
-    Ok(Some(LastResort::ending(how, WayOut { kmsg: open(KMSG).ok(), sysrq })))
+    Ok(Some(LastResort::ending(how, WayOut::new(open(KMSG).ok(), sysrq))))
 }
 
 fn doing(how: OnCorruption) -> &'static str {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::index::{Index, copy_of_table, open_unknown};
@@ -35,7 +35,7 @@ struct State {
 struct Opened {
     image: Store,
     /// Of an image that is not the same one.
-    index: OnceLock<Index>,
+    index: Mutex<Option<Arc<Index>>>,
 }
 
 impl fmt::Debug for Distant {
@@ -62,7 +62,7 @@ impl Distant {
         let opened = (self.open)()
             .map_err(|err| Error::io("cannot open it", err))
             .and_then(open_unknown)
-            .map(|image| Arc::new(Opened { image, index: OnceLock::new() }));
+            .map(|image| Arc::new(Opened { image, index: Mutex::default() }));
         match opened {
             Ok(opened) => {
                 *state = State { opened: Some(Arc::clone(&opened)), failed: None };
@@ -102,11 +102,11 @@ impl Opened {
         if block.0 < image.superblock().block_count && image.entry(block)?.digest == wanted.digest {
             return image.stored(block).map(Some);
         }
-        let index = if let Some(index) = self.index.get() {
-            index
-        } else {
-            let index = Index::of(image, |err| !err.is_damage())?;
-            self.index.get_or_init(|| index)
+        // Who comes meanwhile waits: it would have to fetch the same.
+        let mut index = lock(&self.index);
+        let index = match &mut *index {
+            Some(index) => Arc::clone(index),
+            none => Arc::clone(none.insert(Arc::new(Index::of(image, |err| !err.is_damage())?))),
         };
         index.copies(image, wanted.digest).next().transpose()
     }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,7 @@ pub struct Plan {
     siblings: Option<(Vec<What>, Rules)>,
     has_kmsg: bool,
     has_sysrq: bool,
+    prepare_after: Option<Duration>,
 }
 
 /// All that is handed on.
@@ -61,6 +63,7 @@ impl Handed {
             siblings: ladder.siblings.as_ref().map(|siblings| (whats(siblings), siblings.rules)),
             has_kmsg: kmsg.is_some(),
             has_sysrq: sysrq.is_some(),
+            prepare_after: ladder.prepare_after,
         };
         let copy = |file: &File| file.try_clone().map(OwnedFd::from);
         let directories = places.unwrap_or_default().iter();
@@ -89,12 +92,13 @@ impl Handed {
             (next(plan.has_kmsg).map(File::from), next(plan.has_sysrq).map(File::from));
         let how = plan.on_corruption;
         let last_resort =
-            how.ends_machine().then(|| LastResort::ending(how, WayOut { kmsg, sysrq }));
+            how.ends_machine().then(|| LastResort::ending(how, WayOut::new(kmsg, sysrq)));
         if !how.heals() {
             return (Ladder::default(), last_resort);
         }
         let source = image.try_clone().and_then(|image| image::from_file(image, Method::Pread));
         let parity = super::parity(source);
-        (Ladder { reread, siblings, parity, ..Ladder::default() }, last_resort)
+        let prepare_after = plan.prepare_after;
+        (Ladder { reread, siblings, prepare_after, parity, distant: None }, last_resort)
     }
 }

@@ -98,7 +98,7 @@ pub fn open_unknown(source: Arc<dyn Source>) -> Result<Store> {
     let (superblock, _) = open_superblock(&*source, digest)?;
     if superblock.block_count > BLOCKS_MAX {
         let what = format!("{} blocks are more than are looked at", superblock.block_count);
-        return Err(Error::io("cannot heal from it", io::Error::other(what)));
+        return Err(Error::io("nothing is taken from it", io::Error::other(what)));
     }
     Store::open(source, digest, NO_CACHE)
 }

@@ -10,7 +10,7 @@ use crate::store::heal::{Cure, Healer, Wanted};
 #[derive(Debug)]
 pub struct Parity {
     source: Arc<dyn Source>,
-    repairer: OnceLock<Option<Repairer>>,
+    repairer: OnceLock<Repairer>,
 }
 
 impl Parity {
@@ -19,12 +19,15 @@ impl Parity {
         Parity { source, repairer: OnceLock::new() }
     }
 
+    /// What could not be read may be readable the next time: nothing but success is kept.
     fn repairer(&self) -> Option<&Repairer> {
-        let open = || {
-            let opened = Repairer::open(Arc::clone(&self.source));
-            opened.inspect_err(|err| tracing::debug!("no parity: {err}")).ok().flatten()
-        };
-        self.repairer.get_or_init(open).as_ref()
+        if let Some(repairer) = self.repairer.get() {
+            return Some(repairer);
+        }
+        let opened = Repairer::open(Arc::clone(&self.source));
+        let opened =
+            opened.inspect_err(|err| tracing::debug!("no parity: {err}")).ok().flatten()?;
+        Some(self.repairer.get_or_init(|| opened))
     }
 
     fn copy(&self, wanted: &Wanted) -> Option<Vec<u8>> {

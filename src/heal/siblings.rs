@@ -8,21 +8,21 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use super::index::{BLOCKS_MAX, Index, copy_of_table, open_unknown};
+use crate::format::superblock;
 use crate::image::{self, Method, is_image_name};
 use crate::store::heal::{Cure, Healer, Part, Wanted};
-use crate::store::prefetch::idle::become_idle;
 use crate::store::{Store, lock};
 
 /// Most images that are looked into; of more, the newest.
@@ -35,6 +35,8 @@ const PLACES_MAX: usize = 32;
 const PREVIOUS_SUFFIX: &str = ".prev";
 /// Where images are on a data partition, beside its single one.
 const IMAGES: &str = "images";
+/// How much everybody else comes before who prepares for the future: as much as can be (nice(2)).
+const NICE: i32 = 19;
 /// A directory that was changed less than so many seconds ago may change again without a new time of change.
 const SETTLED: i64 = 2;
 
@@ -133,19 +135,19 @@ impl Siblings {
         let Some(directory) = image.parent().filter(|_| image.is_file()) else {
             return Ok(siblings);
         };
-        let mut directories = vec![directory.to_owned(), directory.join(IMAGES)];
-        if directory.file_name().is_some_and(|name| name == IMAGES) {
-            directories.extend(directory.parent().map(Path::to_owned));
+        let directory = open_directory(directory)?;
+        let mut others = vec![IMAGES];
+        if image.parent().and_then(Path::file_name).is_some_and(|name| name == IMAGES) {
+            others.push("..");
         }
-        for (nth, directory) in directories.iter().enumerate() {
-            match open_directory(directory) {
-                Ok(directory) => {
-                    let what = What { only: None, is_named: false };
-                    siblings.places.push(Place { directory, what });
-                }
-                Err(err) if nth == 0 => return Err(err),
-                Err(_) => {}
-            }
+        let others = others.into_iter().filter_map(|other| {
+            // Whoever may write there could have put something else there.
+            open_within(&directory, Path::new(other), DIRECTORY, false).ok()
+        });
+        let others: Vec<OwnedFd> = others.collect();
+        for directory in std::iter::once(directory).chain(others) {
+            let what = What { only: None, is_named: false };
+            siblings.places.push(Place { directory, what });
         }
         Ok(siblings)
     }
@@ -175,21 +177,16 @@ impl Siblings {
         let run = move || {
             thread::sleep(delay);
             let Some(siblings) = siblings.upgrade() else { return };
-            let theirs = Arc::clone(&siblings);
-            // One that may be interrupted for as long as there is other work takes no lock: this thread does.
-            let idle = thread::Builder::new().name("heal-idle".to_owned()).spawn(move || {
-                become_idle();
-                let changes = theirs.changes();
-                (theirs.scan(&[]), changes)
-            });
-            if let Some((found, changes)) = idle.ok().and_then(|idle| idle.join().ok()) {
-                let mut known = lock(&siblings.known);
-                if known.changes.is_none() {
-                    *known = Known { siblings: Arc::new(found), changes: Some(changes) };
-                }
+            // Not as one that runs in idle time only: it could be stopped for long with a lock of the kernel in its hand.
+            rustix::process::setpriority_process(None, NICE).unwrap_or_default();
+            let changes = siblings.changes();
+            let found = siblings.scan(&[]);
+            let mut known = lock(&siblings.known);
+            if known.changes.is_none() {
+                *known = Known { siblings: Arc::new(found), changes: Some(changes) };
             }
         };
-        thread::Builder::new().name("heal".to_owned()).spawn(run).map(drop)
+        thread::Builder::new().name("heal-idle".to_owned()).spawn(run).map(drop)
     }
 
     /// Those that are there now.
@@ -245,8 +242,9 @@ impl Siblings {
                 },
             };
             let Some(left) = blocks_left.checked_sub(sibling.index.len()) else {
-                tracing::info!("images beside this one have too many blocks: not all are used");
-                break;
+                let name = sibling.file.name.display();
+                tracing::info!("nothing is healed from {name}: all have too many blocks together");
+                continue;
             };
             blocks_left = left;
             siblings.push(sibling);
@@ -280,18 +278,18 @@ impl Siblings {
             None => names(&place.directory).unwrap_or_default(),
         };
         let look = |name: OsString| {
-            let (_, id) = self.open(nth, &name).ok()?;
-            Some(Named { place: nth, name, id })
+            let (file, id) = self.open(nth, &name).ok()?;
+            // What is none must not take the place of one that is.
+            is_image(&file).then_some(Named { place: nth, name, id })
         };
         names.into_iter().filter_map(look).collect()
     }
 
     fn open(&self, place: usize, name: &OsString) -> io::Result<(File, Id)> {
         let place = self.places.get(place).ok_or(io::ErrorKind::NotFound)?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         // A pipe would make us wait.
-        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = rustix::fs::openat(&place.directory, name.as_os_str(), flags, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = open_within(&place.directory, Path::new(name), flags, place.what.is_named)?;
         let file = File::from(file);
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
@@ -343,9 +341,31 @@ impl Healer for Siblings {
     }
 }
 
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    Ok(rustix::fs::open(path, DIRECTORY, Mode::empty())?)
+}
+
+/// Opens a path below a directory, but through no symbolic link; and, unless somebody named it, through no mount: what is mounted
+/// there may be somebody's file system that never answers.
+fn open_within(
+    directory: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+    may_cross: bool,
+) -> io::Result<OwnedFd> {
+    let mut resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    if !may_cross {
+        resolve |= ResolveFlags::NO_XDEV;
+    }
+    Ok(rustix::fs::openat2(directory, path, flags, Mode::empty(), resolve)?)
+}
+
+/// Whether a file begins as images do.
+fn is_image(file: &File) -> bool {
+    let mut found = [0; superblock::MAGIC.len()];
+    file.read_exact_at(&mut found, 0).is_ok() && found == superblock::MAGIC
 }
 
 /// Names of images in a directory.

@@ -3,24 +3,21 @@
 //! Whoever has other copies is a [`Healer`], and is believed no more than the image: a copy is hashed here, in memory of our own,
 //! and only one that has the digest is used. Nothing of this happens, and nothing is locked, as long as the image is whole.
 
-use std::collections::HashMap;
+mod search;
+
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::proof::{self, BlockKind};
-use super::{copy, lock, read_into};
+use super::{copy, read_into};
 use crate::error::{Error, Result};
 use crate::format::defect::Untrusted;
 use crate::format::digest::Digest;
 use crate::format::index::BlockIndex;
 use crate::image::Source;
-
-/// How long one who wants the same bytes waits for somebody else's search. A server on the network is given up sooner.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Parts that are remembered as healed or lost, some 2 MiB; further ones are counted each time.
-const REMEMBERED_MAX: usize = 65_536;
+use search::{Found, Healing};
 
 /// A part of an image that has a digest of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,8 +128,7 @@ pub trait Healer: fmt::Debug + Send + Sync {
 
     /// Copies of the bytes, each looked for when it is asked for. They may be anything: the first one that is true is used.
     ///
-    /// It must not read through the store that asks, which would ask again, and expand nothing: the asking thread's memory for
-    /// that is lent out.
+    /// It must not read through the store that asks, which would ask again.
     fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a>;
 }
 
@@ -149,76 +145,18 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// Told of outcomes that are news, on the thread of the one who wanted the bytes: it must be quick.
+/// Told of outcomes that are news, while those who wanted the bytes wait: it must be quick.
 pub type Listener = Box<dyn Fn(Outcome) + Send + Sync>;
 
 /// The bytes of an image, as they were sealed.
 pub(super) struct Sealed {
     source: Arc<dyn Source>,
-    /// In the order in which they are asked.
-    healers: Vec<Arc<dyn Healer>>,
-    /// Whether another image may say what the superblock is. Then any file becomes the image that is wanted, if there is a copy
-    /// of that: good for one who restores it, and for nobody who looks for it.
-    is_restored: bool,
-    searches: Mutex<HashMap<Part, Arc<Search>>>,
-    healed: [AtomicU64; Cure::ALL.len()],
-    remembered: Mutex<Remembered>,
-    listener: OnceLock<Listener>,
-}
-
-#[derive(Debug, Default)]
-struct Remembered {
-    /// Whether it was lost the last time.
-    parts: HashMap<Part, bool>,
-    lost: u64,
-}
-
-impl Remembered {
-    /// Takes an outcome down; whether it is news.
-    fn note(&mut self, part: Part, is_lost: bool) -> bool {
-        let before = self.parts.get(&part).copied();
-        if before.is_some() || self.parts.len() < REMEMBERED_MAX {
-            self.parts.insert(part, is_lost);
-        }
-        match (before, is_lost) {
-            (Some(true), false) => self.lost = self.lost.saturating_sub(1),
-            (None | Some(false), true) => self.lost = self.lost.saturating_add(1),
-            _ => {}
-        }
-        before != Some(is_lost) && self.parts.contains_key(&part)
-    }
-}
-
-/// A search under way.
-#[derive(Debug, Default)]
-struct Search {
-    ended: Mutex<Option<Found>>,
-    changed: Condvar,
-}
-
-/// What a search found.
-type Found = Option<Arc<[u8]>>;
-
-impl Search {
-    /// Waits for the end, but not for ever.
-    fn wait(&self) -> Found {
-        let deadline = Instant::now().checked_add(PATIENCE)?;
-        let mut ended = lock(&self.ended);
-        while ended.is_none() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            let waited = self.changed.wait_timeout(ended, left);
-            ended = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        ended.clone().flatten()
-    }
+    healing: Arc<Healing>,
 }
 
 impl fmt::Debug for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (source, healers) = (&self.source, &self.healers);
+        let (source, healers) = (&self.source, &self.healing.healers);
         f.debug_struct("Sealed")
             .field("source", source)
             .field("healers", healers)
@@ -232,20 +170,12 @@ impl Sealed {
         healers: Vec<Arc<dyn Healer>>,
         is_restored: bool,
     ) -> Self {
-        Sealed {
-            source,
-            healers,
-            is_restored,
-            searches: Mutex::default(),
-            healed: Default::default(),
-            remembered: Mutex::default(),
-            listener: OnceLock::new(),
-        }
+        Sealed { source, healing: Arc::new(Healing::new(healers, is_restored)) }
     }
 
     /// Whether there is anybody to ask.
     pub(super) fn can_heal(&self) -> bool {
-        !self.healers.is_empty()
+        !self.healing.healers.is_empty()
     }
 
     pub(super) fn source(&self) -> &dyn Source {
@@ -264,102 +194,41 @@ impl Sealed {
     }
 
     /// Looks elsewhere for what the image does not have. Several who want the same bytes cause one search. When none is found,
-    /// what was wrong with the image's own is the error.
+    /// what was wrong with the image's own is the error; when it takes too long, that it does.
     #[cold]
     pub(super) fn heal(&self, wanted: &Wanted, into: &mut [u8], err: Error) -> Result<()> {
-        let (search, is_ours) = {
-            let mut searches = lock(&self.searches);
-            let mut is_ours = false;
-            let begin = || {
-                is_ours = true;
-                Arc::<Search>::default()
-            };
-            (Arc::clone(searches.entry(wanted.part).or_insert_with(begin)), is_ours)
-        };
-        let found = if is_ours {
-            let ending = Ending { sealed: self, part: wanted.part, search };
-            let begun = Instant::now();
-            let found = self.search(wanted);
-            let cure = found.as_ref().map(|(cure, _)| *cure);
-            self.conclude(Outcome {
-                wanted: *wanted,
-                why: err.to_string(),
-                cure,
-                took: begun.elapsed(),
-            });
-            let found = found.map(|(_, bytes)| Arc::from(bytes));
-            *lock(&ending.search.ended) = Some(Option::clone(&found));
-            found
-        } else {
-            search.wait()
-        };
-        match found {
-            Some(bytes) => copy(&bytes, into),
-            None => Err(err),
+        let healing = &self.healing;
+        // Of a disk that does not answer in time nothing is known to be wrong, and the next read of it would not be answered either.
+        if err.is_timeout() || healing.has_given_up(wanted.part) {
+            return Err(err);
         }
-    }
-
-    /// The first copy that is true.
-    fn search(&self, wanted: &Wanted) -> Option<(Cure, Vec<u8>)> {
-        let is_true = |bytes: &Vec<u8>| bytes.len() == wanted.len && wanted.judge(bytes).is_ok();
-        let is_own = |cure| matches!(cure, Cure::Reread | Cure::Fec);
-        let may_say = |healer: &&Arc<dyn Healer>| {
-            wanted.part != Part::Superblock || self.is_restored || is_own(healer.cure())
-        };
-        self.healers.iter().filter(may_say).find_map(|healer| {
-            healer.copies(wanted).find(is_true).map(|bytes| (healer.cure(), bytes))
-        })
-    }
-
-    fn conclude(&self, outcome: Outcome) {
-        let (part, cure) = (outcome.wanted.part, outcome.cure);
-        let counter = Cure::ALL.iter().zip(&self.healed).find(|((of, _), _)| Some(*of) == cure);
-        if let Some((_, counter)) = counter {
-            counter.fetch_add(1, Ordering::Relaxed);
+        if !self.can_heal() {
+            healing.lose(wanted, &err);
+            return Err(err);
         }
-        if !lock(&self.remembered).note(part, cure.is_none()) {
-            return;
-        }
-        match (self.listener.get(), cure) {
-            (Some(listener), _) => listener(outcome),
-            (None, Some(cure)) => {
-                let why = outcome.why;
-                tracing::warn!(source = cure.name(), "{part} is healed: {why}");
-            }
-            // Whoever asked is told.
-            (None, None) => {}
+        match healing.find(wanted, &err) {
+            Found::Bytes(bytes) => copy(&bytes, into),
+            Found::Nowhere => Err(err),
+            Found::NotYet => Err(Error::io(
+                format!("{} is still looked for elsewhere", wanted.part),
+                io::Error::new(io::ErrorKind::TimedOut, err.to_string()),
+            )),
         }
     }
 
     /// From now on, somebody is told of outcomes. There is one at most.
     pub(super) fn listen(&self, listener: Listener) {
-        drop(self.listener.set(listener));
+        self.healing.listen(listener);
     }
 
     /// How often bytes were healed, by each cure.
     pub(super) fn healed(&self) -> Vec<(Cure, u64)> {
-        let counts = self.healed.iter().map(|count| count.load(Ordering::Relaxed));
-        Cure::ALL.iter().map(|(cure, _)| *cure).zip(counts).collect()
+        self.healing.healed()
     }
 
     /// How many parts of the image nobody has.
     pub(super) fn lost(&self) -> u64 {
-        lock(&self.remembered).lost
-    }
-}
-
-/// Ends a search, also one that panicked: nobody waits for ever.
-struct Ending<'a> {
-    sealed: &'a Sealed,
-    part: Part,
-    search: Arc<Search>,
-}
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        lock(&self.sealed.searches).remove(&self.part);
-        lock(&self.search.ended).get_or_insert(None);
-        self.search.changed.notify_all();
+        self.healing.lost()
     }
 }
 
@@ -372,7 +241,7 @@ pub(super) fn wanted_superblock(root_digest: Digest) -> Wanted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Bytes that are wrong, or an error, and a count of how often they were read.
     #[derive(Debug)]
@@ -471,7 +340,7 @@ mod tests {
                 }
             });
             assert_eq!(doctor.asked.load(Ordering::SeqCst), 1);
-            assert!(lock(&sealed.searches).is_empty());
+            assert!(sealed.healing.is_idle());
         }
     }
 
@@ -490,10 +359,5 @@ mod tests {
         }
         assert_eq!(told.load(Ordering::SeqCst), 1);
         assert_eq!(sealed.healed()[1].1, 3);
-        let mut remembered = Remembered::default();
-        let part = Part::TablePage(1);
-        assert!(remembered.note(part, true) && !remembered.note(part, true));
-        assert!(remembered.note(part, false));
-        assert_eq!(remembered.lost, 0);
     }
 }

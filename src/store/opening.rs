@@ -1,10 +1,12 @@
 //! Which superblock counts? The first one, its backup, or a copy from elsewhere: the one that has the root digest.
 
 use super::heal::{Sealed, wanted_superblock};
+use super::table::wanted_list;
 use super::{proof, read_into, superblock_offsets};
 use crate::error::Result;
 use crate::format::defect::{Corrupt, Untrusted};
 use crate::format::digest::Digest;
+use crate::format::field::u64_from_usize;
 use crate::format::superblock::{self, Superblock};
 use crate::image::Source;
 
@@ -68,8 +70,28 @@ pub(super) fn raw_superblock(
     root_digest: Digest,
 ) -> Result<([u8; superblock::LEN], bool)> {
     find(sealed.source(), root_digest).or_else(|err| {
+        // Whoever asks for another image than this one has nothing to wait for.
+        if !sealed.can_heal()
+            || superblock_offsets(sealed.source())
+                .into_iter()
+                .any(|offset| is_whole(sealed, offset))
+        {
+            return Err(err);
+        }
         let mut raw = [0; superblock::LEN];
         sealed.heal(&wanted_superblock(root_digest), &mut raw, err)?;
         Ok((raw, true))
     })
+}
+
+/// Whether there is a superblock whose page list is its own. Damage makes no such thing.
+fn is_whole(sealed: &Sealed, offset: u64) -> bool {
+    let source = sealed.source();
+    let Ok((raw, _)) = read_superblock(source, offset) else { return false };
+    let Ok(superblock) = Superblock::decode(&raw) else { return false };
+    let wanted = wanted_list(&superblock);
+    // Nobody has vouched for its length yet.
+    let end = wanted.offset.checked_add(u64_from_usize(wanted.len));
+    end.is_some_and(|end| end <= source.len())
+        && sealed.read_here(&wanted, &mut vec![0; wanted.len]).is_ok()
 }

@@ -11,7 +11,7 @@ use crate::fuse::session::{Before, Facts};
 use crate::heal::handed::Plan;
 
 /// What the message looks like. Another program's may look otherwise; then it is not understood, and nothing changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a process shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

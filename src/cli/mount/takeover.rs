@@ -46,7 +46,11 @@ pub(super) fn guard(mounted: &Mounted, inheritance: Inheritance) -> Result<Arc<G
 pub(in crate::cli) fn succeed(called: Called) -> Outcome {
     let is_root = called.letter.duty.is_root;
     let url = called.letter.duty.healing.url.as_deref();
-    let distant = url.map(elsewhere::distant).transpose()?;
+    // Without a server, the mount is served all the same.
+    let distant = url.and_then(|url| {
+        let distant = elsewhere::distant(url);
+        distant.inspect_err(|failure| tracing::warn!("{}", failure.message)).ok()
+    });
     let (mounted, guard) = takeover::succeed(called, distant)
         .map_err(|err| Failure::new(format!("cannot take over: {err}")))?;
     // All signals are blocked since this process began. Nobody ends the server of `/`.

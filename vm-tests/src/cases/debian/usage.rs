@@ -1,6 +1,6 @@
 //! Does all work on it that one does on a Debian, and what if a file is damaged?
 
-use super::machine::{By, Debian, DebianMachine, MERGED, VICTIM};
+use super::machine::{Attempt, By, Debian, DebianMachine, MERGED, VICTIM};
 use crate::bench::Bench;
 use crate::outcome::Result;
 use crate::qemu::{Console, SPOKEN};
@@ -10,6 +10,8 @@ const CHECKS_MIN: usize = 40;
 /// And in `defaults`, and in each part of `overlay`.
 const DEFAULTS_MIN: usize = 8;
 const OVERLAY_MIN: usize = 7;
+/// What is said of a unit that judges the running image.
+const BLESS_FAILED: &str = "failed ashlar-bless.service";
 
 /// Boots that each do one of `vm.run=`, of which all checks must hold; returns the last console.
 fn checked(machine: &DebianMachine<'_>, image: &str, words: &str, min: usize) -> Result<Console> {
@@ -69,7 +71,16 @@ pub(super) fn corrupt(bench: &Bench<'_>) -> Result<()> {
     let data = debian.data("corrupt")?;
     let block = debian.damage(&data.join("images/root.img"), VICTIM)?;
     let machine = debian.machine_of(&data, "corrupt", "6.12", By::Initrd("initramfs-tools"))?;
-    let console = machine.boot(&format!("rw vm.run=read-files:{VICTIM}:/usr/bin/gcc"))?.console;
+    let name = bench.name;
+    let words = format!("{MERGED} vm.case={name} rw vm.run=read-files:{VICTIM}:/usr/bin/gcc");
+    let console = machine.run(&words, &Attempt::BOOT)?;
+    console.ended()?.never_says("Kernel panic")?.spoke(&format!("ok {name}"))?;
+    // A damaged image is not found good, which is a unit that fails; nothing else does.
+    console.spoke(BLESS_FAILED)?;
+    if let Some(other) = spoken(&console, "failed ").find(|line| !line.contains(BLESS_FAILED)) {
+        return console.fail(other.to_owned());
+    }
+    machine.check_disk()?;
     console.says(&[SPOKEN, &format!("read {VICTIM}: cat: "), "Input/output error"])?;
     console.spoke("read /usr/bin/gcc: whole")?;
     let read = "journal read of inode ";
