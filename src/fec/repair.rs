@@ -141,7 +141,7 @@ impl Repairer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for others to be done, but not for long.
+    /// Waits for others to be done, but not for ever.
     fn turn(&self) -> Result<Turn<'_>> {
         let state = self.lock();
         let waited =

@@ -393,7 +393,7 @@ fn of_several_parities_the_one_that_fits_is_taken() {
     assert!(restored(partition).is_err_and(|why| why.contains("of 60 shards")));
 }
 
-/// Who serves is not kept waiting, and a disk is not read over and over for nothing.
+/// A disk is not read over and over for nothing.
 #[test]
 fn nobody_looks_again_soon_when_nothing_came_of_it() {
     let covered = noise(10, 4096 * 40);
@@ -428,7 +428,7 @@ fn nobody_looks_again_soon_when_nothing_came_of_it() {
 }
 
 #[test]
-fn who_comes_meanwhile_waits_a_moment_only() {
+fn who_comes_meanwhile_does_not_wait_for_ever() {
     let covered = noise(11, 4096 * 400);
     let mut bytes = with_parity(&covered, 3);
     bytes[5] ^= 1;
