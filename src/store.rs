@@ -40,7 +40,10 @@ use prefetch::{Ahead, Prefetch};
 use proof::BlockKind;
 use readahead::Readahead;
 use table::Table;
-pub use tail::{covered_len, last_parity_head, parity_behind, parity_head, superblock_offsets};
+pub use tail::{
+    covered_len, last_parity_head, parity_behind, parity_head, parity_of, read_pages,
+    superblock_offsets,
+};
 
 /// How much memory may be spent on expanded blocks.
 #[derive(Debug, Clone, Copy)]

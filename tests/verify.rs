@@ -144,6 +144,74 @@ fn every_byte_is_accounted_for() {
     assert!(!check_bytes(longer, digest).is_clean());
 }
 
+/// On a device anything may follow, but not what is left of a trailer or of parity.
+#[test]
+fn damaged_ends_are_no_slack() {
+    let directory = tempfile::tempdir().unwrap();
+    let (key, public) = (directory.path().join("key"), directory.path().join("key.pub"));
+    assert!(ashlar(&["key", "generate", "--no-password"], &key).status.success());
+    assert!(public.exists());
+    for with_parity in [true, false] {
+        let mut args = vec!["--sign-key", key.to_str().unwrap()];
+        args.extend(with_parity.then_some("--fec"));
+        let (path, digest) = image::build_tar(directory.path(), &image::every_feature_tar(), &args);
+        let sound = fs::read(path).unwrap();
+        let tree = image::open(sound.clone(), digest).unwrap();
+        let trailer = usize::try_from(tree.superblock().image_len).unwrap();
+        let found = |source: Arc<dyn Source>| {
+            let report = check(&source, digest);
+            assert!(report.is_clean() == report.findings.is_empty(), "{report:?}");
+            report.findings.iter().map(|it| it.error.to_string()).collect::<Vec<_>>().join("; ")
+        };
+        let device = |at: usize| {
+            let mut bytes = [sound.clone(), vec![7; 70_000]].concat();
+            bytes[at] ^= 1;
+            Arc::new(Device(bytes))
+        };
+        assert_eq!(found(device(sound.len())), "", "slack");
+        let said = found(device(trailer));
+        assert!(said.starts_with("the signature trailer is damaged"), "{with_parity}: {said}");
+        if !with_parity {
+            continue;
+        }
+        let head = ashlarfs::fec::find(&*image::Memory::new(sound.clone())).unwrap();
+        let place = usize::try_from(head.geometry.section_offset()).unwrap();
+        // One magic is there, and the rest is not what it was.
+        for at in [place, place + 8, place + 0x38, place + 95] {
+            let said = found(device(at));
+            assert!(said.starts_with("the parity is damaged"), "{at}: {said}");
+        }
+        let longer = [sound.clone(), vec![7; 70_000]].concat();
+        let said = found(Arc::new(Worn { bytes: longer, bad: place as u64 + 50 }));
+        assert!(said.starts_with("cannot read"), "{said}");
+    }
+}
+
+/// Like a device with a bad sector.
+#[derive(Debug)]
+struct Worn {
+    bytes: Vec<u8>,
+    bad: u64,
+}
+
+impl Source for Worn {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn has_slack(&self) -> bool {
+        true
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let (sector, end) = (self.bad / 512 * 512, offset + buf.len() as u64);
+        if offset < sector + 512 && sector < end {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        Device(self.bytes.clone()).read_exact_at(buf, offset)
+    }
+}
+
 /// Like a block device: it is longer than the image.
 #[derive(Debug)]
 struct Device(Vec<u8>);

@@ -135,8 +135,9 @@ struct Cli {
     #[arg(long, value_name = "FILE", help_heading = "Image")]
     sign_key: Vec<PathBuf>,
 
-    /// Add Reed-Solomon parity, by which `ashlar verify --repair` restores an image of which up to PERCENT is damaged, in one
-    /// place or many; 0.01 to 10 [default: 0.8]
+    /// Add Reed-Solomon parity, by which `ashlar verify --repair` restores an image with one hole of up to PERCENT of it, wherever
+    /// it lies, or with damage that touches no more 4 KiB pieces than that hole would (of images longer than 128 MiB, pieces are a
+    /// 32,768th); 0.01 to 10 [default: 0.8]
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "0.8", value_parser = share, help_heading = "Image")]
     fec: Option<Share>,
 

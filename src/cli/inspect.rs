@@ -211,9 +211,8 @@ fn to_text(tree: &Tree, table: &Table, signatures: &[Vec<u8>]) -> String {
 
 /// Where parity of image and trailer lies, if there is any.
 fn parity(tree: &Tree, signatures: &[Vec<u8>]) -> Option<Geometry> {
-    let covered_len = tree.superblock().image_len.saturating_add(trailer::len(signatures));
-    let head = store::parity_behind(tree.store().source(), covered_len)?;
-    Some(head.geometry)
+    let image_len = tree.superblock().image_len;
+    Some(store::parity_of(tree.store().source(), image_len, signatures)?.geometry)
 }
 
 fn bits(word: u64) -> String {

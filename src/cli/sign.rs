@@ -151,11 +151,17 @@ fn open(args: &SignArgs) -> Result<Target, Failure> {
             "ashlar: warning: {shown} is not authenticated: give --root-digest to be sure of what is signed"
         );
     }
-    let signatures = trust::read_trailer(&*source, superblock.image_len).unwrap_or_else(|err| {
+    let trailer = trust::read_trailer(&*source, superblock.image_len);
+    // What is behind the image, as far as that can be told: a trailer that is damaged explains it all.
+    let known_len = trailer.as_ref().map_or(source.len(), |signatures| {
+        superblock.image_len.saturating_add(trailer::len(signatures))
+    });
+    let signatures = trailer.unwrap_or_else(|err| {
         eprintln!("ashlar: warning: {shown}: {err}; the signatures in it are lost");
         Vec::new()
     });
-    let parity_count = if args.detached { None } else { parity_count(&args.image, &*source)? };
+    let parity_count =
+        if args.detached { None } else { parity_count(&args.image, &*source, known_len)? };
     Ok(Target { path, root_digest, superblock, signatures, parity_count })
 }
 
@@ -184,7 +190,7 @@ fn rewrite(target: &Target) -> Result<(), Failure> {
     let old = File::open(&target.path)
         .map_err(|err| Failure::new(format!("cannot open {}: {err}", target.path.display())))?;
     let draft = Draft::create(&target.path, Some(&old))?;
-    let wrap = |err| Failure::new(format!("cannot write {}: {err}", draft.path().display()));
+    let wrap = |err| Failure::new(format!("cannot write {}: {err}", target.path.display()));
     // copy_file_range(2): no copy at all where the filesystem can share the bytes.
     let copied = io::copy(&mut (&old).take(image_len), &mut draft.file()).map_err(wrap)?;
     if copied != image_len {
@@ -198,18 +204,28 @@ fn rewrite(target: &Target) -> Result<(), Failure> {
     }
     draft.sync()?;
     // Believed only when read back.
-    let source = image::open(draft.path(), Method::Pread)?;
+    let source = draft.source()?;
     let same = store::open_superblock(&*source, target.root_digest)?.0 == target.superblock;
     if !same || trust::read_trailer(&*source, image_len)? != target.signatures {
-        return Err(Failure::about(draft.path().display(), &Error::Invalid));
+        return Err(Failure::about(target.path.display(), &Error::Invalid));
     }
     draft.finish()
 }
 
 /// The number of parity shards of an image, if it has parity. What is signed gets parity anew, and parity of damaged bytes would
-/// keep them damaged for ever: an image must be whole for that.
-fn parity_count(path: &Path, source: &dyn Source) -> Result<Option<u32>, Failure> {
-    let Some(head) = fec::find(source) else { return Ok(None) };
+/// keep them damaged for ever: an image must be whole for that. Nor is parity that cannot be found any more dropped in silence.
+fn parity_count(path: &Path, source: &dyn Source, known_len: u64) -> Result<Option<u32>, Failure> {
+    let Some(head) = fec::find(source) else {
+        let unknown = source.len().saturating_sub(known_len);
+        if unknown == 0 {
+            return Ok(None);
+        }
+        return Err(Failure::new(format!(
+            "{}: behind the image are {unknown} bytes that are neither signatures nor parity, or damaged",
+            path.display()
+        ))
+        .hint(format!("`ashlar verify` tells what they are; `truncate -s {known_len}` takes them away")));
+    };
     let damage = fec::scan(source, &head, workers(), &|_, _| {})?;
     if let Some(first) = damage.data().first() {
         let place = head.geometry.place(*first);
@@ -234,7 +250,7 @@ fn replace(path: &Path, content: &[u8]) -> Result<(), Failure> {
     draft
         .file()
         .write_all(content)
-        .map_err(|err| Failure::new(format!("cannot write {}: {err}", draft.path().display())))?;
+        .map_err(|err| Failure::new(format!("cannot write {}: {err}", path.display())))?;
     draft.sync()?;
     draft.finish()
 }

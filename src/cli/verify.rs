@@ -34,7 +34,7 @@ const FILES_SHOWN: usize = 20;
 /// Arguments of `ashlar verify`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status, as of fsck(8): 0 clean, 1 repaired, 4 damaged, 8 could not tell, 16 wrongly called; 4 and 8 may be added.
+Exit status, as of fsck(8): 0 clean, 1 repaired (a whole image was written: to --output, where that is given), 4 damaged, 8 could not tell, 16 wrongly called; 4 and 8 may be added.
 
 --repair writes a new file beside the image with what is whole of it, and the rest from its parity (`mkimage --fec`), or from the
 images (*.img, *.ashlar) beside it and whatever --from names: an older or newer image that shares blocks, or a copy. Those need
@@ -46,7 +46,7 @@ bytes_checked, slack_bytes (behind the image on a block device), blocks, blocks_
 findings_omitted, and findings, each with class (io, untrusted, corrupt or unsupported), rule and name (of SPEC.md, or
 null), message, block, offset and part (or null), files (paths hit), inodes (hit, paths unknown), more_files. All of it is about
 IMAGE as it was found; with --repair there is also repair: null where nothing had to be done, or done (true or false),
-and with it path, and blocks_healed (parts, by where they came from: reread, image, server), or data_shards and parity_shards
+and with it path, root_digest (of the repaired image), and blocks_healed (parts, by where they came from: reread, image, server), or data_shards and parity_shards
 (damaged), shards_max (that may be) and shard_len; or error.")]
 pub struct VerifyArgs {
     #[command(flatten)]
@@ -96,6 +96,7 @@ struct FsckArgs {
 pub fn run(args: &VerifyArgs) -> Outcome {
     let unknown =
         |err: Error| Failure { status: UNKNOWN, ..Failure::about(args.image.display(), &err) };
+    args.repair.output()?;
     let options = args.trust.options(&args.image).map_err(unknown)?;
     // Every byte is read once: a map would only fill memory with what is not looked at again.
     let source = image::open(&args.image, Method::Pread).map_err(unknown)?;

@@ -12,7 +12,7 @@ use super::Progress;
 use super::matrix::Matrix;
 use super::scan::Damage;
 use crate::error::{Error, Result};
-use crate::format::fec::Geometry;
+use crate::format::fec::{Geometry, UNIT};
 use crate::format::field::{u64_from_usize, usize_from_u32, usize_from_u64};
 use crate::image::Source;
 use crate::store::parallel::on_threads;
@@ -26,17 +26,25 @@ const MEMORY_MAX: u64 = 32 << 20;
 /// Some columns of some shards, one shard after the other.
 pub(super) type Columns = Vec<[u8; PIECE]>;
 
+/// Groups of data shards.
+fn groups(geometry: Geometry) -> u32 {
+    geometry.data_count().div_ceil(geometry.chunk().max(1))
+}
+
 /// Cuts columns into strips that fit in memory with so many threads.
 pub(super) fn strips(
     geometry: Geometry,
     columns: Range<u64>,
     workers: usize,
 ) -> impl Iterator<Item = Range<u64>> {
-    // For each thread a group and a sum, and one sum more.
-    let buffers = u64_from_usize(workers).saturating_mul(2).saturating_add(1);
+    // No more threads than groups have work. For each of them a group and a sum, and one sum more.
+    let workers = u64_from_usize(workers).min(groups(geometry).into());
+    let buffers = workers.saturating_mul(2).saturating_add(1);
     let shards = buffers.saturating_mul(geometry.chunk().into()).max(1);
     let width = MEMORY_MAX.checked_div(shards).unwrap_or(0).max(PIECE_LEN);
-    let width = width.checked_div(PIECE_LEN).unwrap_or(1).saturating_mul(PIECE_LEN);
+    // Whole pages, where it can be: two strips that share one would read it twice.
+    let grain = if width >= UNIT { UNIT } else { PIECE_LEN };
+    let width = width.checked_div(grain).unwrap_or(1).saturating_mul(grain);
     let mut at = columns.start;
     std::iter::from_fn(move || {
         let start = at;
@@ -99,7 +107,7 @@ impl Code {
     ) -> Result<Columns> {
         let (width, chunk) = (pieces(strip), usize_from_u32(self.geometry.chunk()));
         let len = width.checked_mul(chunk).ok_or(Error::Invalid)?;
-        let groups = self.geometry.data_count().div_ceil(self.geometry.chunk());
+        let groups = groups(self.geometry);
         let next = AtomicU32::new(0);
         let work = || -> Result<Columns> {
             let mut group = vec![[0; PIECE]; len];

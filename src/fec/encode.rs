@@ -30,9 +30,12 @@ pub fn encode(
     if source.len() < geometry.covered_len() {
         return Err(wrap(io::ErrorKind::UnexpectedEof.into()));
     }
-    // What is not written now is zero.
-    file.set_len(geometry.covered_len()).map_err(wrap)?;
+    // All of the section is written, zeros as well: what is reserved for it stays reserved.
     file.set_len(geometry.end()).map_err(wrap)?;
+    for zeros in geometry.zeros() {
+        let len = usize_from_u64(zeros.end.saturating_sub(zeros.start));
+        file.write_all_at(&vec![0; len], zeros.start).map_err(wrap)?;
+    }
     // Parity is made of what is covered, and checksums of that and of parity.
     let total = geometry.covered_len().saturating_add(geometry.second_table_offset());
     let done = AtomicU64::new(0);

@@ -4,11 +4,15 @@
 //! shards. Which shards are lost is found first, and costs reading all of the image once; then all of them are restored and
 //! kept where that takes no more than 16 MiB, and further questions cost nothing. Of an image with more damage, or longer shards, only the
 //! columns that are asked for are read: `len` bytes of every shard.
+//!
+//! One works at a time, and others wait, but not for ever. Nothing is read over and over for nothing: when nothing came of looking at
+//! all shards, nobody looks again for a while.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::{Range, RangeInclusive};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::code::{Code, PIECE, strips};
 use super::find;
@@ -18,24 +22,67 @@ use crate::format::fec::{Geometry, Head};
 use crate::format::field::{u64_from_usize, usize_from_u64};
 use crate::image::Source;
 
-/// Restored shards that are kept.
-const KEPT_LEN_MAX: u64 = 16 << 20;
+/// What it may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Bytes of restored shards that are kept.
+    pub(super) kept_len: u64,
+    /// How long one waits for another one who is at work: those who wait are searches, for which nobody who reads waits so long. To
+    /// give up sooner would be to say that what is lost cannot come back.
+    pub(super) patience: Duration,
+    /// How long nobody looks again when nothing came of it, at least.
+    pub(super) rest: Duration,
+    /// How often as long as looking took that is, where looking takes long.
+    pub(super) rest_factor: u32,
+}
 
-/// Computes bytes of an image from its parity. Threads may share it; one works while the others wait.
+const LIMITS: Limits = Limits {
+    kept_len: 16 << 20,
+    patience: Duration::from_mins(5),
+    rest: Duration::from_secs(30),
+    rest_factor: 10,
+};
+
+/// Computes bytes of an image from its parity. Threads may share it.
 #[derive(Debug)]
 pub struct Repairer {
     source: Arc<dyn Source>,
     head: Head,
     code: Code,
-    state: Mutex<Option<State>>,
+    pub(super) limits: Limits,
+    state: Mutex<State>,
+    /// Somebody's work is done.
+    done: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: Option<Arc<Known>>,
+    /// Whether somebody is at work: one at a time, for each takes 32 MiB and all processors.
+    is_busy: bool,
+    /// Until when nobody looks, should what was found prove wrong.
+    rest_until: Option<Instant>,
+    /// Whether it did, or nothing was found.
+    is_vain: bool,
 }
 
 /// What is known of the shards.
 #[derive(Debug)]
-struct State {
+struct Known {
     sums: Sums,
     damage: Damage,
+    /// All that are lost, where they are not too many.
     kept: BTreeMap<u32, Vec<u8>>,
+}
+
+/// The right to work, until it is dropped.
+struct Turn<'a>(&'a Repairer);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.lock().is_busy = false;
+        self.0.done.notify_all();
+    }
 }
 
 impl Repairer {
@@ -44,7 +91,8 @@ impl Repairer {
         let Some(head) = find(&*source) else { return Ok(None) };
         let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let code = Code::new(head.geometry, workers);
-        Ok(Some(Repairer { source, head, code, state: Mutex::new(None) }))
+        let (limits, state) = (LIMITS, Mutex::default());
+        Ok(Some(Repairer { source, head, code, limits, state, done: Condvar::new() }))
     }
 
     /// Puts into `buf` what parity says of the bytes at `offset`. Nobody vouches for them: they must be held against a digest
@@ -59,19 +107,7 @@ impl Repairer {
             |at: u64| at.checked_div(geometry.shard_len()).and_then(|nth| u32::try_from(nth).ok());
         let first = nth(offset).ok_or(Error::Invalid)?;
         let last = nth(end.saturating_sub(1)).ok_or(Error::Invalid)?;
-        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if guard.as_ref().is_some_and(|state| self.is_stale(state, first..=last)) {
-            *guard = None;
-        }
-        if guard.is_none() {
-            let sums = Sums::read(&*self.source, &self.head)?;
-            let damage = scan(&*self.source, &self.head, self.code.workers(), &|_, _| {})?;
-            *guard = Some(State { sums, damage, kept: BTreeMap::new() });
-        }
-        let state = guard.as_mut().ok_or(Error::Invalid)?;
-        if !state.damage.is_curable(geometry) {
-            return Err(state.damage.too_much(geometry));
-        }
+        let known = self.known(first..=last)?;
         for shard in first..=last {
             let place = geometry.place(shard);
             let wanted = place.start.max(offset)..place.end.min(end);
@@ -79,10 +115,10 @@ impl Repairer {
             let len = usize_from_u64(wanted.end.saturating_sub(wanted.start));
             let to =
                 buf.get_mut(at..).and_then(|rest| rest.get_mut(..len)).ok_or(Error::Invalid)?;
-            if state.damage.is_lost(shard) {
+            if known.damage.is_lost(shard) {
                 let columns = wanted.start.saturating_sub(place.start)
                     ..wanted.end.saturating_sub(place.start);
-                self.restore(state, shard, columns, to)?;
+                self.restore(&known, shard, columns, to)?;
             } else {
                 self.source.read_exact_at(to, wanted.start).map_err(|err| {
                     let start = wanted.start;
@@ -93,53 +129,115 @@ impl Repairer {
         Ok(())
     }
 
-    /// Forgets which shards are lost: the next question looks at all of them again.
+    /// Told that bytes were wrong: forgets which shards are lost. The next question looks at all of them again, but not where
+    /// somebody did so a moment ago.
     pub fn forget(&self) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut state = self.lock();
+        state.known = None;
+        state.is_vain = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for others to be done, but not for ever.
+    fn turn(&self) -> Result<Turn<'_>> {
+        let state = self.lock();
+        let waited =
+            self.done.wait_timeout_while(state, self.limits.patience, |state| state.is_busy);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.is_busy {
+            return Err(cannot("parity is at work for somebody else"));
+        }
+        state.is_busy = true;
+        Ok(Turn(self))
+    }
+
+    /// What is known of the shards, in which these are what they are now.
+    fn known(&self, shards: RangeInclusive<u32>) -> Result<Arc<Known>> {
+        let known = self.look()?;
+        if !self.is_stale(&known, shards) {
+            return Ok(known);
+        }
+        let mut state = self.lock();
+        state.known = state.known.take().filter(|now| !Arc::ptr_eq(now, &known));
+        drop(state);
+        self.look()
+    }
+
+    /// Looks at all shards, unless somebody did.
+    fn look(&self) -> Result<Arc<Known>> {
+        let is_known = || self.lock().known.clone();
+        if let Some(known) = is_known() {
+            return Ok(known);
+        }
+        let turn = self.turn()?;
+        if let Some(known) = is_known() {
+            return Ok(known);
+        }
+        let now = Instant::now();
+        let is_resting = |state: &State| state.is_vain && state.rest_until > Some(now);
+        if is_resting(&self.lock()) {
+            return Err(cannot("nothing came of looking at all shards a moment ago"));
+        }
+        let found = self.scan();
+        let mut state = self.lock();
+        state.is_vain = found.is_err();
+        let rest = now.elapsed().saturating_mul(self.limits.rest_factor).max(self.limits.rest);
+        state.rest_until = Instant::now().checked_add(rest);
+        let known = Arc::new(found?);
+        state.known = Some(Arc::clone(&known));
+        drop(state);
+        drop(turn);
+        Ok(known)
+    }
+
+    fn scan(&self) -> Result<Known> {
+        let geometry = self.head.geometry;
+        let sums = Sums::read(&*self.source, &self.head);
+        let damage = scan(&*self.source, &self.head, self.code.workers(), &|_, _| {})?;
+        if !damage.is_curable(geometry) {
+            return Err(damage.too_much(geometry));
+        }
+        let lost_len = u64_from_usize(damage.data().len()).saturating_mul(geometry.shard_len());
+        let kept = if lost_len <= self.limits.kept_len && lost_len > 0 {
+            self.solve(&damage, 0..geometry.shard_len(), None)?
+        } else {
+            BTreeMap::new()
+        };
+        Ok(Known { sums, damage, kept })
     }
 
     /// Whether one of these shards was lost since all of them were looked at.
-    fn is_stale(&self, state: &State, mut shards: std::ops::RangeInclusive<u32>) -> bool {
+    fn is_stale(&self, known: &Known, mut shards: RangeInclusive<u32>) -> bool {
         let (source, geometry) = (&*self.source, self.head.geometry);
         let mut buf = Vec::new();
         shards.any(|shard| {
-            !state.damage.is_lost(shard) && !state.sums.is_whole(source, geometry, shard, &mut buf)
+            !known.damage.is_lost(shard) && !known.sums.is_whole(source, geometry, shard, &mut buf)
         })
     }
 
     /// Restores columns of a lost shard.
-    fn restore(
-        &self,
-        state: &mut State,
-        shard: u32,
-        columns: Range<u64>,
-        to: &mut [u8],
-    ) -> Result<()> {
-        let shard_len = self.head.geometry.shard_len();
-        let lost_len = u64_from_usize(state.damage.data().len()).saturating_mul(shard_len);
-        let from = usize_from_u64(columns.start);
-        if lost_len <= KEPT_LEN_MAX {
-            if state.kept.is_empty() {
-                state.kept = self.restore_all(&state.damage)?;
-            }
-            let kept = state.kept.get(&shard).and_then(|kept| kept.get(from..));
+    fn restore(&self, known: &Known, shard: u32, columns: Range<u64>, to: &mut [u8]) -> Result<()> {
+        if let Some(kept) = known.kept.get(&shard) {
+            let kept = kept.get(usize_from_u64(columns.start)..);
             to.copy_from_slice(kept.and_then(|kept| kept.get(..to.len())).ok_or(Error::Invalid)?);
             return Ok(());
         }
+        let shard_len = self.head.geometry.shard_len();
         let piece = u64_from_usize(PIECE);
         let start = columns.start.saturating_sub(columns.start.checked_rem(piece).unwrap_or(0));
         let rounded = start..columns.end.next_multiple_of(piece).min(shard_len);
-        let found = self.solve(&state.damage, rounded, Some(shard))?;
+        let turn = self.turn()?;
+        let found = self.solve(&known.damage, rounded, Some(shard))?;
+        drop(turn);
         let found = found.get(&shard).ok_or(Error::Invalid)?;
         let from = usize_from_u64(columns.start.saturating_sub(start));
         let found =
             found.get(from..).and_then(|rest| rest.get(..to.len())).ok_or(Error::Invalid)?;
         to.copy_from_slice(found);
         Ok(())
-    }
-
-    fn restore_all(&self, damage: &Damage) -> Result<BTreeMap<u32, Vec<u8>>> {
-        self.solve(damage, 0..self.head.geometry.shard_len(), None)
     }
 
     /// Columns of one lost shard, or of all of them.
@@ -168,4 +266,8 @@ impl Repairer {
         }
         Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn cannot(why: &'static str) -> Error {
+    Error::io("cannot restore what is damaged", std::io::Error::other(why))
 }

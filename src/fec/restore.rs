@@ -4,19 +4,18 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU64;
 
-use super::Progress;
 use super::code::{Code, adding, strips};
-use super::encode;
-use super::scan::{Damage, for_shards, scan};
+use super::scan::{Damage, for_shards};
+use super::{Found, Progress, encode};
 use crate::error::{Error, Result};
-use crate::format::fec::{Geometry, Head};
+use crate::format::fec::Geometry;
 use crate::format::field::{u64_from_usize, usize_from_u64};
 use crate::image::Source;
 
 /// Bytes that are copied at a time.
 const PIECE: usize = 256 << 10;
-/// Shards are looked at, copied, restored, and parity is made, which reads them twice.
-const PHASES: u64 = 5;
+/// Shards are copied, restored, and parity is made, which reads them twice.
+const PHASES: u64 = 4;
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -32,15 +31,15 @@ pub struct Restored {
 }
 
 /// Writes to `out`, which must be open for reading and writing, the file that parity says there was: image, trailer and parity.
-/// Whether it is the right one, only the root digest tells. Nothing is synced.
+/// Whether it is the right one, only the root digest tells. Nothing is synced, and what `out` has reserved stays so.
 pub fn restore(
     source: &dyn Source,
-    head: &Head,
+    found: &Found,
     out: &File,
     workers: usize,
     progress: Progress<'_>,
 ) -> Result<Restored> {
-    let geometry = head.geometry;
+    let (geometry, damage) = (found.head.geometry, &found.damage);
     let all = geometry.end();
     // Each phase counts as much as the file is long.
     let phase = |nth: u64, done: u64, total: u64| {
@@ -49,20 +48,18 @@ pub fn restore(
         let before = all.saturating_mul(nth);
         progress(before.saturating_add(share), all.saturating_mul(PHASES));
     };
-    let damage = scan(source, head, workers, &|done, total| phase(0, done, total))?;
     if !damage.is_curable(geometry) {
         return Err(damage.too_much(geometry));
     }
     let wrap = |err| Error::io("cannot write the restored image", err);
-    out.set_len(geometry.covered_len()).map_err(wrap)?;
-    copy(source, geometry, &damage, out, workers, &|done, total| phase(1, done, total))?;
+    copy(source, geometry, damage, out, workers, &|done, total| phase(0, done, total))?;
     if !damage.data().is_empty() {
         let done = AtomicU64::new(0);
-        let tell = |done, total| phase(2, done, total);
+        let tell = |done, total| phase(1, done, total);
         let told = adding(&done, geometry.covered_len(), &tell);
         let code = Code::new(geometry, workers);
         for strip in strips(geometry, 0..geometry.shard_len(), code.workers()) {
-            code.solve(source, &damage, &strip, &|_| true, &told, &|shard, columns| {
+            code.solve(source, damage, &strip, &|_| true, &told, &|shard, columns| {
                 let place = geometry.place(shard);
                 let start = place.start.saturating_add(strip.start);
                 let len = usize_from_u64(place.end.saturating_sub(start)).min(columns.len());
@@ -72,7 +69,7 @@ pub fn restore(
         }
     }
     encode(out, geometry, workers, &|done, total| {
-        phase(3, done.saturating_mul(2), total);
+        phase(2, done.saturating_mul(2), total);
     })?;
     Ok(Restored {
         data_shards: damage.data().len(),

@@ -11,6 +11,7 @@ use crate::format::field::{u64_from_usize, usize_from_u32, usize_from_u64};
 use crate::image::Source;
 use crate::store::parallel::on_threads;
 use crate::store::proof::{self, ShardHasher};
+use crate::store::read_pages;
 
 /// Bytes that are read at a time: a shard may be as long as a 32,768th of the image.
 const PIECE: usize = 256 << 10;
@@ -38,6 +39,11 @@ impl Damage {
         &self.parity
     }
 
+    /// Whether nothing is lost.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.parity.is_empty()
+    }
+
     /// Whether a data shard is lost.
     pub fn is_lost(&self, data_shard: u32) -> bool {
         self.data.binary_search(&data_shard).is_ok()
@@ -54,7 +60,7 @@ impl Damage {
     }
 
     /// Why it cannot be undone.
-    pub(super) fn too_much(&self, geometry: Geometry) -> Error {
+    pub fn too_much(&self, geometry: Geometry) -> Error {
         let (data, parity) = (self.data.len(), self.parity.len());
         let (of, most) = (geometry.data_count(), geometry.parity_count());
         let what = format!(
@@ -72,25 +78,19 @@ pub(super) struct Sums {
 
 impl Sums {
     /// Reads them. One that is proved is enough; of two that are not, either may be right about a shard.
-    pub(super) fn read(source: &dyn Source, head: &Head) -> Result<Self> {
+    pub(super) fn read(source: &dyn Source, head: &Head) -> Self {
         let geometry = head.geometry;
         let mut tables = Vec::new();
-        let mut failed = None;
         for offset in [geometry.table_offset(), geometry.second_table_offset()] {
             // At most 144 KiB, whatever the head says.
             let mut table = vec![0; usize_from_u64(geometry.table_len())];
-            match source.read_exact_at(&mut table, offset) {
-                Ok(()) if proof::hash_parity_table(&table) == head.table_digest => {
-                    return Ok(Sums { tables: vec![table] });
-                }
-                Ok(()) => tables.push(table),
-                Err(err) => failed = Some(Error::io("cannot read the checksums of parity", err)),
+            read_pages(source, &mut table, offset);
+            if proof::hash_parity_table(&table) == head.table_digest {
+                return Sums { tables: vec![table] };
             }
+            tables.push(table);
         }
-        match failed {
-            Some(err) if tables.is_empty() => Err(err),
-            _ => Ok(Sums { tables }),
-        }
+        Sums { tables }
     }
 
     /// Whether a shard may have this checksum.
@@ -137,7 +137,7 @@ pub fn scan(
     progress: Progress<'_>,
 ) -> Result<Damage> {
     let geometry = head.geometry;
-    let sums = Sums::read(source, head)?;
+    let sums = Sums::read(source, head);
     let total = u64::from(geometry.count()).saturating_mul(geometry.shard_len());
     let done = AtomicU64::new(0);
     let told = adding(&done, total, progress);

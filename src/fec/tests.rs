@@ -1,15 +1,18 @@
 //! Is the code what SPEC says, and does the matrix undo it?
 
 use std::io;
-use std::sync::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use reed_solomon_simd::engine::{CANTOR_BASIS, GF_POLYNOMIAL};
 
 use super::code::{Code, strips};
 use super::scan::Damage;
-use super::{Geometry, Repairer, Share, encode, find, restore, scan, search};
+use super::{Geometry, Repairer, Share, encode, find, heads, restore, scan, search};
 use crate::image::Source;
+use crate::image::pread::Pread;
 
 #[derive(Debug)]
 struct Memory(RwLock<Vec<u8>>);
@@ -196,10 +199,15 @@ fn narrow_strips_are_pieces_of_wide_ones() {
 
 /// What `restore` makes of a file, or why it makes nothing.
 fn restored(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
-    let source = memory(bytes);
-    let head = search(&source).ok_or("no parity")?;
+    restored_from(&memory(bytes))
+}
+
+fn restored_from(source: &dyn Source) -> Result<Vec<u8>, String> {
+    let found = search(source, 2, &|_, _| {}).unwrap().ok_or("no parity")?;
     let out = tempfile::tempfile().unwrap();
-    restore(&source, &head, &out, 2, &|_, _| {}).map_err(|err| err.to_string())?;
+    // What was reserved, and what is left from before, is no part of it.
+    io::Write::write_all(&mut &out, &noise(9, source.len() as usize + 9000)).unwrap();
+    restore(source, &found, &out, 2, &|_, _| {}).map_err(|err| err.to_string())?;
     Ok(read_back(&out))
 }
 
@@ -248,7 +256,8 @@ fn a_repairer_gives_the_bytes_that_were() {
     }
     let source = std::sync::Arc::new(memory(bytes));
     let shared: std::sync::Arc<dyn Source> = source.clone();
-    let repairer = Repairer::open(shared).unwrap().unwrap();
+    let mut repairer = Repairer::open(shared).unwrap().unwrap();
+    (repairer.limits.rest, repairer.limits.rest_factor) = (Duration::ZERO, 0);
     let check = |offset: usize, len: usize| {
         let mut buf = vec![0; len];
         repairer.repair(offset as u64, &mut buf).unwrap();
@@ -283,17 +292,14 @@ fn a_repairer_gives_the_bytes_that_were() {
 /// Where all of them would take too much memory, only what is asked for is restored.
 #[test]
 fn few_columns_of_many_lost_shards() {
-    // Shards of 12 KiB; 1,400 of them are 16.4 MiB.
-    let covered = noise(4, 4096 * 3 * 32_000);
-    let whole = with_parity(&covered, 1400);
-    let geometry = Geometry::new(covered.len() as u64, 1400).unwrap();
-    assert_eq!(geometry.shard_len(), 3 * 4096);
-    let mut bytes = whole;
-    for shard in 0..1400 {
-        bytes[shard * 20 * 3 * 4096 + 17] ^= 1;
+    let covered = noise(4, 4096 * 2000);
+    let mut bytes = with_parity(&covered, 90);
+    for shard in 0..90 {
+        bytes[shard * 20 * 4096 + 17] ^= 1;
     }
-    let repairer = Repairer::open(std::sync::Arc::new(memory(bytes))).unwrap().unwrap();
-    for (offset, len) in [(0, 40), (20 * 3 * 4096 + 1000, 5000), (3 * 4096 * 20 - 10, 12_300)] {
+    let mut repairer = Repairer::open(std::sync::Arc::new(memory(bytes))).unwrap().unwrap();
+    repairer.limits.kept_len = 4096 * 89;
+    for (offset, len) in [(0, 40), (20 * 4096 + 1000, 3000), (20 * 4096 - 10, 4200)] {
         let mut buf = vec![0; len];
         repairer.repair(offset as u64, &mut buf).unwrap();
         assert!(buf == covered[offset..offset + len], "{len} bytes at {offset}");
@@ -307,4 +313,227 @@ fn a_share_of_an_image_is_its_parity() {
     assert_eq!(geometry.parity_count(), 200);
     let section = geometry.end() - geometry.covered_len();
     assert!(section * 1000 < 200_000_000 * 10, "{section}");
+}
+
+/// A source of which some pages cannot be read, and which counts how many bytes are asked for.
+#[derive(Debug)]
+struct Worn {
+    bytes: RwLock<Vec<u8>>,
+    bad: Vec<u64>,
+    read: AtomicU64,
+    /// How long each question takes.
+    takes: Duration,
+}
+
+impl Worn {
+    fn new(bytes: Vec<u8>, bad: &[u64]) -> Worn {
+        let (bytes, bad) = (RwLock::new(bytes), bad.to_vec());
+        Worn { bytes, bad, read: AtomicU64::new(0), takes: Duration::ZERO }
+    }
+}
+
+impl Source for Worn {
+    fn len(&self) -> u64 {
+        self.bytes.read().unwrap().len() as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        std::thread::sleep(self.takes);
+        self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        let place = offset..offset + buf.len() as u64;
+        if self.bad.iter().any(|bad| place.start < bad + 512 && *bad < place.end) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        memory(self.bytes.read().unwrap().clone()).read_exact_at(buf, offset)
+    }
+}
+
+/// A sector costs the page that it is in: the head, the table and the shards around it are found.
+#[test]
+fn bad_sectors_cost_no_more_than_their_pages() {
+    let covered = noise(5, 4096 * 50 + 123);
+    let whole = with_parity(&covered, 6);
+    let geometry = Geometry::new(covered.len() as u64, 6).unwrap();
+    // Nothing but a search finds the first head where the last one cannot be read; and of both tables a part is lost.
+    let table = geometry.second_table_offset();
+    for bad in [
+        vec![geometry.end() - 512],
+        vec![geometry.end() - 512, 0, 4096 * 3],
+        vec![geometry.table_offset(), 512],
+        vec![table + 3, geometry.second_head_offset(), 4096 * 30],
+    ] {
+        let found = restored_from(&Worn::new(whole.clone(), &bad));
+        assert!(found.is_ok_and(|found| found == whole), "{bad:?}");
+    }
+    // A MiB is searched at a time.
+    let source = Worn::new(whole.clone(), &[geometry.end() - 512]);
+    assert!(find(&source).is_none() && heads(&source).next().is_some());
+}
+
+/// What a partition still holds of a longer image from before is not what is repaired.
+#[test]
+fn of_several_parities_the_one_that_fits_is_taken() {
+    let old = with_parity(&noise(6, 4096 * 90), 5);
+    let new = with_parity(&noise(7, 4096 * 60), 5);
+    let mut partition = old.clone();
+    partition[..new.len()].copy_from_slice(&new);
+    for at in [0, 4096 * 7, 4096 * 59 + 4000] {
+        partition[at] ^= 1;
+    }
+    let source = memory(partition.clone());
+    assert_eq!(find(&source).unwrap().geometry.covered_len(), 4096 * 90, "the last one");
+    assert!(restored(partition.clone()).is_ok_and(|found| found == new));
+    // Also where one copy of the head is all there is of each.
+    let geometry = Geometry::new(4096 * 60, 5).unwrap();
+    partition[geometry.section_offset() as usize] ^= 1;
+    partition.extend(noise(8, 10_000));
+    assert!(restored(partition.clone()).is_ok_and(|found| found == new));
+    // When none fits, why is told of the first one.
+    partition[4096 * 20..4096 * 30].fill(0);
+    assert!(restored(partition).is_err_and(|why| why.contains("of 60 shards")));
+}
+
+/// A disk is not read over and over for nothing.
+#[test]
+fn nobody_looks_again_soon_when_nothing_came_of_it() {
+    let covered = noise(10, 4096 * 40);
+    let mut bytes = with_parity(&covered, 3);
+    for shard in 0..4 {
+        bytes[4096 * shard] ^= 1;
+    }
+    let source = Arc::new(Worn::new(bytes.clone(), &[]));
+    let shared: Arc<dyn Source> = source.clone();
+    let mut repairer = Repairer::open(shared).unwrap().unwrap();
+    (repairer.limits.rest, repairer.limits.rest_factor) = (Duration::from_secs(2), 0);
+    let ask =
+        |repairer: &Repairer| repairer.repair(0, &mut [0; 100]).map_err(|err| err.to_string());
+    assert!(ask(&repairer).unwrap_err().contains("4 of 40 shards"));
+    let read = source.read.load(Ordering::Relaxed);
+    assert!(read >= 4096 * 43);
+    for _ in 0..5 {
+        let why = ask(&repairer).unwrap_err();
+        repairer.forget();
+        assert!(why.contains("a moment ago"), "{why}");
+    }
+    assert_eq!(source.read.load(Ordering::Relaxed), read, "it was looked at again");
+    // What is mended meanwhile is found after the rest.
+    source.bytes.write().unwrap()[0] ^= 1;
+    std::thread::sleep(repairer.limits.rest);
+    ask(&repairer).unwrap();
+    // Bytes that were wrong are no reason to look again at once, either.
+    let read = source.read.load(Ordering::Relaxed);
+    repairer.forget();
+    assert!(ask(&repairer).unwrap_err().contains("a moment ago"));
+    assert_eq!(source.read.load(Ordering::Relaxed), read);
+}
+
+#[test]
+fn who_comes_meanwhile_does_not_wait_for_ever() {
+    let covered = noise(11, 4096 * 400);
+    let mut bytes = with_parity(&covered, 3);
+    bytes[5] ^= 1;
+    let mut source = Worn::new(bytes, &[]);
+    source.takes = Duration::from_millis(2);
+    let mut repairer = Repairer::open(Arc::new(source)).unwrap().unwrap();
+    repairer.limits.patience = Duration::from_millis(20);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            let mut buf = [0; 100];
+            repairer.repair(0, &mut buf).unwrap();
+            assert!(buf == covered[..100]);
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        let begun = Instant::now();
+        let why = repairer.repair(0, &mut [0; 100]).unwrap_err().to_string();
+        assert!(why.contains("somebody else") && !first.is_finished(), "{why}");
+        assert!(begun.elapsed() < Duration::from_millis(400));
+    });
+    let mut buf = [0; 100];
+    repairer.repair(0, &mut buf).unwrap();
+    assert!(buf == covered[..100]);
+}
+
+/// An image so long that its shards are longer than a page, and so much parity that its columns do not fit at once.
+#[test]
+fn long_shards_come_back_strip_by_strip() {
+    use std::os::unix::fs::FileExt;
+    // Holes but for a few shards, so that it takes neither disk nor time.
+    let covered_len = 4096 * 32_768 + 4096 * 5 + 77;
+    let geometry = Geometry::new(covered_len, 600).unwrap();
+    assert_eq!(geometry.shard_len(), 8192);
+    assert!(strips(geometry, 0..8192, 2).count() > 1);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(covered_len).unwrap();
+    let shards = [0, 1, 777, 16_000, geometry.data_count() - 1];
+    let content = |shard: u32| {
+        let place = geometry.place(shard);
+        (place.start, noise(shard.into(), (place.end - place.start) as usize))
+    };
+    for (at, bytes) in shards.map(content) {
+        file.write_all_at(&bytes, at).unwrap();
+    }
+    encode(&file, geometry, 2, &|_, _| {}).unwrap();
+    // The last columns of one, all of others, and parity itself.
+    file.write_all_at(&[9; 100], 8192 + 8000).unwrap();
+    for shard in [0, 777, geometry.data_count() - 1, geometry.data_count() + 3] {
+        let place = geometry.place(shard);
+        file.write_all_at(&vec![0xa5; (place.end - place.start) as usize], place.start).unwrap();
+    }
+    let source = Pread::new(file.try_clone().unwrap()).unwrap();
+    let found = search(&source, 2, &|_, _| {}).unwrap().unwrap();
+    assert_eq!(found.damage.data(), [0, 1, 777, geometry.data_count() - 1]);
+    assert_eq!(found.damage.parity(), [3]);
+    let out = tempfile::tempfile().unwrap();
+    restore(&source, &found, &out, 2, &|_, _| {}).unwrap();
+    for (at, bytes) in shards.map(content) {
+        let mut found = vec![0; bytes.len()];
+        out.read_exact_at(&mut found, at).unwrap();
+        assert!(found == bytes, "at {at}");
+    }
+    let restored = Pread::new(out).unwrap();
+    let again = scan(&restored, &found.head, 2, &|_, _| {}).unwrap();
+    assert!(again.is_empty() && restored.len() == geometry.end());
+}
+
+/// Memory is for threads that have work, and a strip is made of whole pages where it can be.
+#[test]
+fn strips_are_as_wide_as_they_can_be() {
+    let width = |covered_len: u64, parity_count, workers| {
+        let geometry = Geometry::new(covered_len, parity_count).unwrap();
+        let strip = strips(geometry, 0..geometry.shard_len(), workers).next().unwrap();
+        strip.end - strip.start
+    };
+    // 64 groups, 8, and one.
+    assert_eq!(width(1 << 30, 264, 2), 3 * 4096);
+    assert_eq!(width(1 << 30, 4096, 64), 448);
+    assert_eq!(width(1 << 33, 4096, 8), 448);
+    assert_eq!(width(4096 * 2, 2, 64), 4096);
+}
+
+/// What was taken beforehand is not given back while there may be somebody who takes it.
+#[test]
+fn what_is_reserved_stays_reserved() {
+    use std::os::unix::fs::MetadataExt;
+    let covered = noise(12, 4096 * 40 + 5);
+    let geometry = Geometry::new(covered.len() as u64, 3).unwrap();
+    let (file, out) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    io::Write::write_all(&mut &file, &covered).unwrap();
+    for file in [&file, &out] {
+        let flags = rustix::fs::FallocateFlags::empty();
+        if rustix::fs::fallocate(file, flags, 0, geometry.end()).is_err() {
+            eprintln!("skipped: nothing can be reserved here");
+            return;
+        }
+    }
+    let least = AtomicU64::new(u64::MAX);
+    let watch = |file: &std::fs::File| {
+        least.fetch_min(file.metadata().unwrap().blocks() * 512, Ordering::Relaxed);
+    };
+    encode(&file, geometry, 2, &|_, _| watch(&file)).unwrap();
+    let source = Pread::new(file.try_clone().unwrap()).unwrap();
+    let found = search(&source, 2, &|_, _| {}).unwrap().unwrap();
+    restore(&source, &found, &out, 2, &|_, _| watch(&out)).unwrap();
+    let least = least.into_inner();
+    assert!((geometry.end()..u64::MAX).contains(&least), "{least} of {}", geometry.end());
+    assert!(read_back(&out) == read_back(&file));
 }

@@ -52,6 +52,8 @@ pub struct Share(u32);
 impl Share {
     /// 0.8 %, as Android has it.
     pub const DEFAULT: Share = Share(800);
+    /// 10 %.
+    pub const MOST: Share = Share(Self::MAX);
     const MIN: u32 = 10;
     const MAX: u32 = 10_000;
     const WHOLE: u64 = 100_000;

@@ -50,6 +50,11 @@ pub fn parity_head(source: &dyn Source, offset: u64) -> Result<Head> {
         .map_err(|what| Error::from(Untrusted::Parity { what }))
 }
 
+/// The head of the parity of an image with such signatures in its trailer.
+pub fn parity_of(source: &dyn Source, image_len: u64, signatures: &[Vec<u8>]) -> Option<Head> {
+    parity_behind(source, image_len.checked_add(trailer::len(signatures))?)
+}
+
 /// The head of the parity of the first `covered_len` bytes: the one that ends the file, or the one in front.
 pub fn parity_behind(source: &dyn Source, covered_len: u64) -> Option<Head> {
     let is_its = |head: &Head| head.geometry.covered_len() == covered_len;
@@ -57,4 +62,18 @@ pub fn parity_behind(source: &dyn Source, covered_len: u64) -> Option<Head> {
         let offset = covered_len.checked_next_multiple_of(fec::UNIT)?;
         parity_head(source, offset).ok().filter(is_its)
     })
+}
+
+/// Reads all of it that can be read, and zeros where nothing can: a bad sector costs its page and not what is around it.
+pub fn read_pages(source: &dyn Source, buf: &mut [u8], offset: u64) {
+    const PAGE: u16 = 4096;
+    if source.read_exact_at(buf, offset).is_ok() {
+        return;
+    }
+    let places = (offset..).step_by(PAGE.into());
+    for (page, at) in buf.chunks_mut(PAGE.into()).zip(places) {
+        if source.read_exact_at(page, at).is_err() {
+            page.fill(0);
+        }
+    }
 }

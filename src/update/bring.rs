@@ -75,8 +75,12 @@ pub(super) fn bring(
         return Err(failed);
     }
     #[cfg(feature = "fec")]
-    if let Some(parity_count) = head.parity {
-        part.add_parity(head.len(), parity_count)?;
+    {
+        // A delta has none, and where the image that it changes has parity, the next one shall have it, too.
+        let of_base = || head::parity_here(&place.find(origin.base()?)?);
+        if let Some(parity_count) = head.parity.or_else(of_base) {
+            part.add_parity(head.len(), parity_count)?;
+        }
     }
     part.seal()?;
     remember_current(book, place, claimed, wish.booted)?;

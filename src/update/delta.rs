@@ -343,6 +343,10 @@ impl Origin for DeltaOrigin {
         trust::read_signature(&trust::signature_beside(&self.path)).ok()
     }
 
+    fn base(&self) -> Option<Digest> {
+        Some(self.base_digest)
+    }
+
     fn shown(&self) -> String {
         self.path.display().to_string()
     }

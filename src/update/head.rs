@@ -2,6 +2,8 @@
 
 use std::io;
 use std::ops::Range;
+#[cfg(feature = "fec")]
+use std::path::Path;
 
 use super::failed::Failed;
 use super::fetch::{PROGRESS, pause};
@@ -13,7 +15,9 @@ use crate::format::superblock::{self, Superblock};
 use crate::format::trailer;
 use crate::format::{SIGNATURE_LEN_MAX, SIGNATURES_MAX};
 use crate::image::Source;
-use crate::store::{parity_behind, proof};
+#[cfg(feature = "fec")]
+use crate::image::{self, Method};
+use crate::store::{self, proof};
 use crate::trust::{self, Anchor};
 
 /// More than a trailer has with the head of parity behind it. A block device goes on behind it; so much of that is fetched in vain.
@@ -64,7 +68,7 @@ impl Head {
         let start = 0..superblock::LEN_ON_DISK.min(pieces.len);
         pieces.fetch(origin, start)?;
         // Nothing of it is trusted yet but what says where the signatures are, and those are looked for in a bounded place.
-        let (raw, root_digest) = crate::store::read_superblock(&pieces, 0).map_err(about)?;
+        let (raw, root_digest) = store::read_superblock(&pieces, 0).map_err(about)?;
         let claimed = Superblock::decode(&raw).map_err(|defect| about(defect.into()))?;
         if pieces.len < claimed.image_len {
             let untrusted = Untrusted::Truncated { len: pieces.len, image_len: claimed.image_len };
@@ -111,8 +115,15 @@ fn trailer_of(
 /// How many parity shards what is offered has.
 fn parity_of(source: &dyn Source, superblock: &Superblock) -> Option<u32> {
     let signatures = trust::read_trailer(source, superblock.image_len).ok()?;
-    let covered_len = superblock.image_len.saturating_add(trailer::len(&signatures));
-    Some(parity_behind(source, covered_len)?.geometry.parity_count())
+    Some(store::parity_of(source, superblock.image_len, &signatures)?.geometry.parity_count())
+}
+
+/// How many parity shards an image on this machine has.
+#[cfg(feature = "fec")]
+pub(super) fn parity_here(path: &Path) -> Option<u32> {
+    let source = image::open(path, Method::Pread).ok()?;
+    let (raw, _) = store::read_superblock(&*source, 0).ok()?;
+    parity_of(&*source, &Superblock::decode(&raw).ok()?)
 }
 
 /// Bytes that were fetched, as a source that lacks all others.

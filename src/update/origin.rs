@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::failed::Failed;
+use crate::format::digest::Digest;
 use crate::format::field::usize_from_u64;
 use crate::image::{self, Method, Source};
 use crate::trust;
@@ -65,6 +66,11 @@ pub trait Origin: Sync {
 
     /// The signature beside it, `.minisig` behind its name, if there is one.
     fn signature(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The image that it changes, where it is but a change.
+    fn base(&self) -> Option<Digest> {
         None
     }
 

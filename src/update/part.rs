@@ -12,7 +12,7 @@ use rustix::fs::{Advice, FallocateFlags, OFlags};
 use super::disk;
 use super::failed::Failed;
 #[cfg(feature = "fec")]
-use crate::fec::{self, Geometry};
+use crate::fec::{self, Geometry, Share};
 use crate::image::{self, Method, Source};
 
 /// Bytes of a sector, in which `st_blocks` counts.
@@ -106,10 +106,15 @@ impl Part {
     /// Adds parity of its first `len` bytes, if there is room: an image without is as good.
     #[cfg(feature = "fec")]
     pub(super) fn add_parity(&self, len: u64, parity_count: u32) -> Result<(), Failed> {
-        let Some(geometry) = Geometry::new(len, parity_count) else { return Ok(()) };
+        // How many there are is the word of nobody who was asked for a signature: no more than a person may want.
+        let most = Geometry::of_share(len, Share::MOST).map_or(0, |most| most.parity_count());
+        let Some(geometry) = Geometry::new(len, parity_count.min(most)) else { return Ok(()) };
+        let wrap = |err| Failed::io("cannot write parity", err);
         let made = self.make_room(geometry.end(), len).and_then(|()| {
-            disk::step("make parity").map_err(|err| Failed::io("cannot write parity", err))?;
-            Ok(fec::encode(&self.file, geometry, super::install::workers(), &|_, _| {})?)
+            disk::step("make parity").map_err(wrap)?;
+            fec::encode(&self.file, geometry, super::install::workers(), &|_, _| {})?;
+            // What does not reach the disk is no parity, and shall not be what the image fails by.
+            self.file.sync_all().map_err(wrap)
         });
         let Err(failed) = made else { return Ok(()) };
         tracing::warn!("the image is kept without parity: {failed}");

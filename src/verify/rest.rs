@@ -1,5 +1,7 @@
 //! What follows the image? A trailer, parity, nothing, or on a block device anything (S-04, S-80, S-82).
 
+use std::ops::Range;
+
 use super::Check;
 use crate::error::{Error, Result, Untrusted};
 use crate::format::fec::{self, Geometry, Head, SUM_LEN};
@@ -8,7 +10,7 @@ use crate::format::superblock::Superblock;
 use crate::format::trailer;
 use crate::image::Source;
 use crate::store::proof::{self, ShardHasher};
-use crate::store::{self, parity_behind, parity_head};
+use crate::store::{self, parity_behind, parity_head, read_pages};
 use crate::trust;
 
 /// Bytes of parity that are read at a time.
@@ -26,16 +28,13 @@ impl Check<'_> {
                 self.account.add(start, trailer_len);
                 self.report.signatures = signatures;
                 let mut at = start.saturating_add(trailer_len);
-                let len = claimed.saturating_sub(at);
                 if trailer_len == 0
-                    && len > 0
-                    && is_maimed_trailer(source, at, len)
-                    && !source.has_slack()
+                    && let Some(end) = end_of_maimed_trailer(source, at..claimed)
                 {
                     let what = "its head is not what it was";
-                    self.account.add(at, len);
+                    self.account.add(at, end.saturating_sub(at));
                     self.findings.push(Untrusted::Trailer { what }.into(), None, Some(at));
-                    at = claimed;
+                    at = end;
                 }
                 self.check_behind(at);
             }
@@ -59,17 +58,21 @@ impl Check<'_> {
             return;
         }
         let Some(head) = parity_behind(source, start) else {
-            if source.has_slack() {
-                self.report.slack_bytes = len;
-            } else {
-                let finding = if is_maimed_parity(source, start) {
-                    self.account.add(start, len);
-                    Untrusted::Parity { what: "neither of its heads is what it was" }
-                } else {
-                    Untrusted::Trailing { offset: start, len }
-                };
-                self.findings.push(finding.into(), None, Some(start));
+            let what = "neither of its heads is what it was";
+            let error = match is_maimed_parity(source, start) {
+                Ok(false) if source.has_slack() => {
+                    self.report.slack_bytes = len;
+                    return;
+                }
+                Ok(false) => Untrusted::Trailing { offset: start, len }.into(),
+                Ok(true) => Untrusted::Parity { what }.into(),
+                Err(err) => err,
+            };
+            // On a device nobody knows how far it went.
+            if matches!(error, Error::Untrusted(Untrusted::Parity { .. })) && !source.has_slack() {
+                self.account.add(start, len);
             }
+            self.findings.push(error, None, Some(start));
             return;
         };
         let end = head.geometry.end();
@@ -88,18 +91,43 @@ impl Check<'_> {
     }
 }
 
-/// Whether bytes that are no trailer were one: they start or end as one does.
-fn is_maimed_trailer(source: &dyn Source, offset: u64, len: u64) -> bool {
-    let end = offset.saturating_add(len).checked_sub(u64_from_usize(trailer::END_MAGIC.len()));
-    len >= u64_from_usize(trailer::MAGIC.len())
-        && (is_at(source, Some(offset), trailer::MAGIC) || is_at(source, end, trailer::END_MAGIC))
+/// Where bytes end that are no trailer and were one: by a foot that says how far in front of it the trailer starts; or, in a
+/// file, with all that is there, if that starts or ends as a trailer does.
+fn end_of_maimed_trailer(source: &dyn Source, behind: Range<u64>) -> Option<u64> {
+    let len = behind.end.saturating_sub(behind.start);
+    let mut raw = vec![0; usize_from_u64(len.min(trailer::LEN_MAX.into()))];
+    read_pages(source, &mut raw, behind.start);
+    let mut ends = (trailer::FOOT_LEN..).zip(raw.windows(trailer::FOOT_LEN));
+    let is_foot = |(end, foot): &(usize, &[u8])| {
+        let foot: Option<&[u8; trailer::FOOT_LEN]> = foot.first_chunk();
+        foot.and_then(trailer::decode_foot).map(usize_from_u32) == Some(*end)
+    };
+    if let Some((end, _)) = ends.find(is_foot) {
+        return behind.start.checked_add(u64_from_usize(end));
+    }
+    let end = behind.end.checked_sub(u64_from_usize(trailer::END_MAGIC.len()));
+    let is_maimed = !source.has_slack()
+        && len >= u64_from_usize(trailer::MAGIC.len())
+        && (is_at(source, Some(behind.start), trailer::MAGIC)
+            || is_at(source, end, trailer::END_MAGIC));
+    is_maimed.then_some(behind.end)
 }
 
-/// Whether the end of the file was parity of so many bytes.
-fn is_maimed_parity(source: &dyn Source, covered_len: u64) -> bool {
+/// Whether what is behind so many bytes was parity of them: where its first head was, or where the file ends. A place that cannot
+/// be read may have been one.
+fn is_maimed_parity(source: &dyn Source, covered_len: u64) -> Result<bool> {
     let end = source.len().checked_sub(u64_from_usize(fec::END_MAGIC.len()));
-    is_at(source, covered_len.checked_next_multiple_of(fec::UNIT), fec::MAGIC)
-        || is_at(source, end, fec::END_MAGIC)
+    if !source.has_slack() && is_at(source, end, fec::END_MAGIC) {
+        return Ok(true);
+    }
+    let front = covered_len.checked_next_multiple_of(fec::UNIT).ok_or(Error::Invalid)?;
+    let mut head = [0; fec::HEAD_LEN];
+    let there = usize_from_u64(source.len().saturating_sub(front)).min(head.len());
+    if there == 0 {
+        return Ok(false);
+    }
+    let head = read(source, head.get_mut(..there).unwrap_or_default(), front)?;
+    Ok(head.starts_with(&fec::MAGIC) || head.ends_with(&fec::END_MAGIC))
 }
 
 fn is_at(source: &dyn Source, offset: Option<u64>, magic: [u8; 8]) -> bool {

@@ -405,6 +405,17 @@ impl Maker {
                 image[at] ^= 1;
             },
         );
+        self.damaged(
+            "S-80-parity-magic",
+            "untrusted Trailer",
+            "a trailer's first byte is damaged, and parity is whole",
+            |image| {
+                let at = image.len();
+                signed(image);
+                parity(image, 2);
+                image[at] ^= 1;
+            },
+        );
         let mut bad = |name: &str, comment, edit: &dyn Fn(&mut Vec<u8>, Geometry)| {
             self.damaged(name, "untrusted Parity", comment, |image| {
                 let geometry = parity(image, 2);

@@ -17,7 +17,7 @@ use crate::Digest;
 use crate::cli::Failure;
 use crate::cli::draft::Draft;
 use crate::error::Error;
-use crate::image::{self, Method, Source};
+use crate::image::Source;
 use crate::store::Store;
 use crate::store::heal::Cure;
 use crate::trust::{self, Anchor};
@@ -60,6 +60,7 @@ enum Origin {
 #[derive(Debug)]
 pub(super) struct Repaired {
     path: PathBuf,
+    root_digest: Digest,
     from: Origin,
 }
 
@@ -87,7 +88,6 @@ impl RepairArgs {
         // Where it really is: a symlink is followed, not replaced.
         let wrap = |err| Failure::new(format!("cannot open {}: {err}", damage.image.display()));
         let real = fs::canonicalize(damage.image).map_err(wrap)?;
-        let target = self.output.clone().unwrap_or_else(|| real.clone());
         if self.output.is_none() && !real.is_file() {
             return Err(wrongly_called(format!("{} is no regular file", damage.image.display()))
                 .hint(
@@ -96,37 +96,77 @@ impl RepairArgs {
         }
         damage.refuse_another()?;
         let old = File::open(&real).map_err(wrap)?;
-        let like = Some(&old).filter(|_| real.is_file());
-        let from_parity = || -> Result<Option<Repaired>, Failure> {
+        let like = Some(old).filter(|_| real.is_file());
+        let goal = Goal { target: self.output()?.unwrap_or_else(|| real.clone()), like };
+        let (why, parity_count) = match by_parity(damage, &goal, how)? {
             #[cfg(feature = "fec")]
-            if let Some(head) = crate::fec::search(&*damage.source) {
-                let draft = Draft::create(&target, like)?;
-                let restored = parity::restore(damage, &head, &draft, how)?;
-                draft.finish()?;
-                let from = Origin::Parity(restored);
-                return Ok(Some(Repaired { path: target.clone(), from }));
-            }
-            Ok(None)
+            ByParity::Done(repaired) => return Ok(repaired),
+            ByParity::InVain { why, parity_count } => (why, parity_count),
         };
-        let failure = match from_parity() {
-            Ok(Some(repaired)) => return Ok(repaired),
-            Ok(None) => None,
-            Err(failure) => Some(failure),
-        };
-        let from_copies = || -> Result<Repaired, Failure> {
-            let draft = Draft::create(&target, like)?;
-            let healed = copies.write(damage, &real, &draft, how)?;
-            draft.finish()?;
-            Ok(Repaired { path: target.clone(), from: Origin::Copies(healed) })
-        };
-        from_copies().map_err(|mut from_copies| {
-            let Some(from_parity) = failure else { return from_copies };
-            from_copies.message = format!("{}; {}", from_parity.message, from_copies.message);
-            from_copies.hint = Some(MORE.to_owned());
-            from_copies.status = DAMAGE;
-            from_copies
+        copies.write(damage, &real, &goal, parity_count, how).map_err(|mut failure| {
+            let Some(why) = why else { return failure };
+            failure.message = format!("{}; {}", why.message, failure.message);
+            // It was called as it should be, had parity been enough.
+            failure.status = if failure.status == USAGE { DAMAGE } else { failure.status };
+            failure
         })
     }
+
+    /// Where `--output` really is. There is a file, or nothing: told before anything takes long.
+    pub(super) fn output(&self) -> Result<Option<PathBuf>, Failure> {
+        let Some(output) = &self.output else { return Ok(None) };
+        let shown = output.display();
+        if !output.is_symlink() && !output.exists() {
+            return Ok(Some(output.clone()));
+        }
+        let real = fs::canonicalize(output)
+            .map_err(|err| wrongly_called(format!("cannot write {shown}: {err}")))?;
+        if !real.is_file() {
+            return Err(wrongly_called(format!("{shown} is no regular file"))
+                .hint("write the repaired image to a file, then copy it to the device"));
+        }
+        Ok(Some(real))
+    }
+}
+
+/// Where the repaired image goes.
+pub(super) struct Goal {
+    target: PathBuf,
+    /// Whose mode and owner it gets.
+    like: Option<File>,
+}
+
+impl Goal {
+    /// Begins it, with room for all of it.
+    fn begin(&self, len: u64) -> Result<Draft, Failure> {
+        let draft = Draft::create(&self.target, self.like.as_ref());
+        let draft = draft.and_then(|draft| draft.reserve(len).map(|()| draft));
+        draft.map_err(|failure| Failure { status: UNKNOWN, ..failure }.hint(NO_PLACE))
+    }
+}
+
+/// What came of trying parity.
+pub(super) enum ByParity {
+    #[cfg(feature = "fec")]
+    Done(Repaired),
+    InVain {
+        /// Nothing, where there is no parity.
+        why: Option<Failure>,
+        /// Parity shards that there were.
+        parity_count: Option<u32>,
+    },
+}
+
+#[cfg(feature = "fec")]
+use parity::repair as by_parity;
+
+/// This program can neither use nor make any.
+#[cfg(not(feature = "fec"))]
+fn by_parity(damage: &Damage<'_>, _: &Goal, _: &verify::Options<'_>) -> Result<ByParity, Failure> {
+    if crate::store::last_parity_head(&*damage.source).is_some() {
+        tracing::warn!("the new image has no parity, for this program was built without it");
+    }
+    Ok(ByParity::InVain { why: None, parity_count: None })
 }
 
 impl Damage<'_> {
@@ -155,27 +195,31 @@ fn wrongly_called(what: impl Into<String>) -> Failure {
     Failure { status: USAGE, ..Failure::new(what.into()) }
 }
 
-/// Writes the new file down to the disk, and verifies all of what the disk has, as every later reader would.
+/// Where the new file cannot be begun.
+const NO_PLACE: &str = "the new image is written whole before it takes the old one's place: make room, or name another place with \
+                        --output";
+
+/// Writes the new file down to the disk, and verifies all of what the disk has, as every later reader would. What is wrong is the
+/// inner error.
 fn prove(
     draft: &Draft,
     open: &crate::Options,
     how: &verify::Options<'_>,
-) -> Result<Option<Error>, Failure> {
+) -> Result<Result<Digest, Error>, Failure> {
     draft.sync()?;
     // What is still in memory says nothing of the disk.
     rustix::fs::fadvise(draft.file(), 0, None, Advice::DontNeed).unwrap_or_default();
-    let source = image::open(draft.path(), Method::Pread)?;
-    let mut report: Report = verify::verify_source(source, open, how);
-    if report.is_clean() {
-        return Ok(None);
+    let mut report: Report = verify::verify_source(draft.source()?, open, how);
+    if let Some(root_digest) = report.root_digest.filter(|_| report.is_clean()) {
+        return Ok(Ok(root_digest));
     }
     let first = report.findings.drain(..).next();
-    Ok(Some(first.map_or(Error::Invalid, |finding| finding.error)))
+    Ok(Err(first.map_or(Error::Invalid, |finding| finding.error)))
 }
 
 impl Repair {
     pub(super) fn to_json(&self) -> Value {
-        let Repaired { path, from } = match self {
+        let Repaired { path, root_digest, from } = match self {
             Repair::Done(repaired) => repaired,
             Repair::Failed(failure) => {
                 return json!({ "done": false, "error": failure.message });
@@ -187,6 +231,7 @@ impl Repair {
             Origin::Parity(restored) => json!({
                 "done": true,
                 "path": path,
+                "root_digest": root_digest,
                 "data_shards": restored.data_shards,
                 "parity_shards": restored.parity_shards,
                 "shards_max": restored.shards_max,
@@ -195,14 +240,19 @@ impl Repair {
             Origin::Copies(healed) => {
                 let healed =
                     healed.iter().map(|(cure, count)| (cure.name().to_owned(), json!(count)));
-                json!({ "done": true, "path": path, "blocks_healed": healed.collect::<Map<_, _>>() })
+                json!({
+                    "done": true,
+                    "path": path,
+                    "root_digest": root_digest,
+                    "blocks_healed": healed.collect::<Map<_, _>>(),
+                })
             }
         }
     }
 
     /// A line for a person, where it was done.
     pub(super) fn line(&self) -> Option<String> {
-        let Repair::Done(Repaired { path, from }) = self else { return None };
+        let Repair::Done(Repaired { path, root_digest, from }) = self else { return None };
         let how = match from {
             #[cfg(feature = "fec")]
             Origin::Parity(restored) => {
@@ -214,6 +264,6 @@ impl Repair {
             }
             Origin::Copies(healed) => copies::told(healed),
         };
-        Some(format!("repaired: {} is whole; {how}", path.display()))
+        Some(format!("repaired: {} is whole, root digest {root_digest}; {how}", path.display()))
     }
 }

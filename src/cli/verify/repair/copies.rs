@@ -5,12 +5,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
-
-use super::{DAMAGE, Damage, MORE, UNKNOWN, prove, wrongly_called};
+use super::{
+    DAMAGE, Damage, Goal, MORE, NO_PLACE, Origin, Repaired, UNKNOWN, prove, wrongly_called,
+};
 use crate::cli::draft::Draft;
 use crate::cli::{Failure, elsewhere};
 use crate::error::{Error, Untrusted};
+use crate::format::fec::Geometry;
 use crate::format::field::{u64_from_usize, usize_from_u64};
 use crate::format::trailer;
 use crate::heal::Ladder;
@@ -51,14 +52,16 @@ impl Copies {
         Ok(copies)
     }
 
-    /// Writes the whole file, and proves it. `real` is the image's path without links.
+    /// Writes the whole file, proves it, and puts it in its place. `real` is the image's path without links; of parity there were so
+    /// many shards.
     pub(super) fn write(
         &self,
         damage: &Damage<'_>,
         real: &Path,
-        draft: &Draft,
+        goal: &Goal,
+        parity_count: Option<u32>,
         how: &verify::Options<'_>,
-    ) -> Result<Vec<(Cure, u64)>, Failure> {
+    ) -> Result<Repaired, Failure> {
         if matches!(damage.open.anchor, Anchor::Unauthenticated) {
             return Err(wrongly_called("nothing says what the image should be").hint(
                 "--repair needs --root-digest or --key: what is written must be what was sealed",
@@ -83,25 +86,30 @@ impl Copies {
         let image_len = store.superblock().image_len;
         let trailer = self.trailer(damage, image_len, root_digest)?;
         let covered_len = image_len.saturating_add(u64_from_usize(trailer.len()));
-        let wrap = |err: io::Error| write_failure(draft, &err);
-        match rustix::fs::fallocate(draft.file(), FallocateFlags::empty(), 0, covered_len) {
-            // What cannot do it beforehand does it when it is written.
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-            Err(errno) => return Err(wrap(errno.into())),
-        }
+        // An image that had parity has it again.
+        let parity = parity_count.and_then(|count| Geometry::new(covered_len, count));
+        let draft = goal.begin(parity.map_or(covered_len, |parity| parity.end()))?;
+        let wrap = |err: io::Error| write_failure(&draft, &err);
         draft.file().write_all_at(&trailer, image_len).map_err(wrap)?;
         let lost = restore::write(&store, draft.file(), how.progress).map_err(unknown)?;
         if !lost.is_empty() {
             return Err(nowhere(&lost));
         }
-        make_parity(damage, draft, covered_len, how)?;
-        if let Some(wrong) = prove(draft, &Options::new(Anchor::RootDigest(root_digest)), how)? {
+        #[cfg(feature = "fec")]
+        if let Some(geometry) = parity {
+            let workers = how.workers.get();
+            crate::fec::encode(draft.file(), geometry, workers, how.progress).map_err(unknown)?;
+        }
+        let sealed = Options::new(Anchor::RootDigest(root_digest));
+        if let Err(wrong) = prove(&draft, &sealed, how)? {
             let what = format!("the new image is not whole either, so the old one stays: {wrong}");
             return Err(Failure { status: UNKNOWN, ..Failure::new(what) }.hint(
                 "the disk may be failing, see the kernel log; or the image was sealed like this",
             ));
         }
-        Ok(store.healed().into_iter().filter(|(_, count)| *count > 0).collect())
+        draft.finish()?;
+        let healed = store.healed().into_iter().filter(|(_, count)| *count > 0).collect();
+        Ok(Repaired { path: goal.target.clone(), root_digest, from: Origin::Copies(healed) })
     }
 
     /// Who is asked.
@@ -165,36 +173,6 @@ impl Copies {
     }
 }
 
-/// An image that had parity has it again.
-#[cfg(feature = "fec")]
-fn make_parity(
-    damage: &Damage<'_>,
-    draft: &Draft,
-    covered_len: u64,
-    how: &verify::Options<'_>,
-) -> Result<(), Failure> {
-    use crate::fec;
-    let Some(head) = fec::search(&*damage.source) else { return Ok(()) };
-    let geometry = fec::Geometry::new(covered_len, head.geometry.parity_count());
-    let geometry = geometry.ok_or(Error::Invalid)?;
-    fec::encode(draft.file(), geometry, how.workers.get(), how.progress)?;
-    Ok(())
-}
-
-/// This program cannot make any.
-#[cfg(not(feature = "fec"))]
-fn make_parity(
-    damage: &Damage<'_>,
-    _: &Draft,
-    _: u64,
-    _: &verify::Options<'_>,
-) -> Result<(), Failure> {
-    if crate::store::last_parity_head(&*damage.source).is_some() {
-        tracing::warn!("the new image has no parity, for this program was built without it");
-    }
-    Ok(())
-}
-
 /// What came from where, for a person.
 pub(super) fn told(healed: &[(Cure, u64)]) -> String {
     let word = |(cure, count): &(Cure, u64)| match cure {
@@ -218,9 +196,9 @@ fn nowhere(lost: &Lost) -> Failure {
 }
 
 fn write_failure(draft: &Draft, err: &io::Error) -> Failure {
-    let failure = Failure::new(format!("cannot write {}: {err}", draft.path().display()));
+    let failure = Failure::new(format!("cannot write {}: {err}", draft.target().display()));
     let hint = match err.kind() {
-        io::ErrorKind::StorageFull => "the new image is written beside the old one: make room",
+        io::ErrorKind::StorageFull => NO_PLACE,
         _ => "may you write there? the new image is written beside the old one",
     };
     Failure { status: UNKNOWN, ..failure }.hint(hint)

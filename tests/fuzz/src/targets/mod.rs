@@ -12,6 +12,7 @@ pub(crate) mod heap;
 pub(crate) mod http;
 pub(crate) mod images;
 pub(crate) mod lists;
+pub(crate) mod parities;
 pub(crate) mod script;
 pub(crate) mod signatures;
 pub(crate) mod superblocks;
@@ -86,6 +87,14 @@ pub(crate) const ALL: &[Target] = &[
         2 * MIB,
         decoders::trailer,
         decoders::trailer_seeds,
+    ),
+    target(
+        "parity",
+        "parity that rotted, and what an enemy makes of it, SPEC 10",
+        256,
+        128 * MIB,
+        parities::parity,
+        parities::seeds,
     ),
     target(
         "branch",
