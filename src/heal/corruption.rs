@@ -99,16 +99,17 @@ impl fmt::Debug for LastResort {
 
 /// The kernel's log.
 const KMSG: &str = "/dev/kmsg";
-/// What is written here, the kernel does at once (`sysrq.rst`); `c` is a panic.
+/// What is written here, the kernel does at once, whoever writes it (`sysrq.rst`): `c` is a panic, `b` a restart.
 const SYSRQ: &str = "/proc/sysrq-trigger";
 const CRASH: &[u8] = b"c";
+const RESTART: &[u8] = b"b";
 
 /// What ends a machine, opened as long as there are paths.
 #[derive(Debug)]
 pub(super) struct WayOut {
     /// The kernel's log.
     pub(super) kmsg: Option<File>,
-    /// Where a panic is asked for, if that is wanted.
+    /// Where a panic or a restart is asked for.
     pub(super) sysrq: Option<File>,
     /// Whether it was tried: where it cannot be done, it is said once.
     is_taken: AtomicBool,
@@ -128,10 +129,12 @@ impl WayOut {
         if let Some(mut kmsg) = self.kmsg.as_ref() {
             kmsg.write_all(line.as_bytes()).unwrap_or_default();
         }
-        let panicked = self.sysrq.as_ref().map(|mut sysrq| sysrq.write_all(CRASH));
         // Nothing is written back first: what waits for this image would be waited for.
+        let word = if how == OnCorruption::Panic { CRASH } else { RESTART };
+        let ended = self.sysrq.as_ref().map(|mut sysrq| sysrq.write_all(word));
+        // Where the kernel takes no such words; a confined server may not do it.
         if let Err(err) = rustix::system::reboot(RebootCommand::Restart) {
-            tracing::error!("the machine cannot be restarted: {err} ({panicked:?})");
+            tracing::error!("the machine cannot be restarted: {err} ({ended:?})");
         }
     }
 }
@@ -142,7 +145,10 @@ pub fn last_resort(how: OnCorruption) -> io::Result<Option<LastResort>> {
         return Ok(None);
     }
     let open = |path| File::options().write(true).open(path);
-    let sysrq = if how == OnCorruption::Panic { Some(open(SYSRQ)?) } else { None };
+    let sysrq = match open(SYSRQ) {
+        Err(err) if how == OnCorruption::Panic => return Err(err),
+        sysrq => sysrq.ok(),
+    };
     Ok(Some(LastResort::ending(how, WayOut::new(open(KMSG).ok(), sysrq))))
 }
 

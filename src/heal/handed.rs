@@ -36,7 +36,7 @@ enum Kind {
     Directory(What),
     /// The kernel's log.
     Kmsg,
-    /// Where a panic is asked for.
+    /// Where a panic or a restart is asked for.
     Sysrq,
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -141,8 +141,9 @@ impl Siblings {
             others.push("..");
         }
         let others = others.into_iter().filter_map(|other| {
-            // Whoever may write there could have put something else there.
-            open_within(&directory, Path::new(other), DIRECTORY, false).ok()
+            // Whoever may write there could have put a link there, or a file system that never answers.
+            let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+            rustix::fs::openat2(&directory, other, DIRECTORY, Mode::empty(), resolve).ok()
         });
         let others: Vec<OwnedFd> = others.collect();
         for directory in std::iter::once(directory).chain(others) {
@@ -288,8 +289,9 @@ impl Siblings {
     fn open(&self, place: usize, name: &OsString) -> io::Result<(File, Id)> {
         let place = self.places.get(place).ok_or(io::ErrorKind::NotFound)?;
         // A pipe would make us wait.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = open_within(&place.directory, Path::new(name), flags, place.what.is_named)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = rustix::fs::openat(&place.directory, name.as_os_str(), flags, Mode::empty())?;
         let file = File::from(file);
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
@@ -345,21 +347,6 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, DIRECTORY, Mode::empty())?)
-}
-
-/// Opens a path below a directory, but through no symbolic link; and, unless somebody named it, through no mount: what is mounted
-/// there may be somebody's file system that never answers.
-fn open_within(
-    directory: impl AsFd,
-    path: &Path,
-    flags: OFlags,
-    may_cross: bool,
-) -> io::Result<OwnedFd> {
-    let mut resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    if !may_cross {
-        resolve |= ResolveFlags::NO_XDEV;
-    }
-    Ok(rustix::fs::openat2(directory, path, flags, Mode::empty(), resolve)?)
 }
 
 /// Whether a file begins as images do.
