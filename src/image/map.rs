@@ -89,7 +89,8 @@ impl Map {
         if !inside || !populate(&self.mapped, start, buf.len()) {
             return false;
         }
-        // SAFETY: needed: a copy that makes no reference to memory that others may write. `start + buf.len()` lies inside
+        // SAFETY: needed: a copy that makes no reference to memory that others may write; and a copy it is, for the one who
+        // asked is behind a virtual call and cannot be given the map's own bytes in its place. `start + buf.len()` lies inside
         // the map (checked above), which lives as long as `self`; `buf` is private, so they do not overlap. If a page is
         // lost meanwhile, the handler puts zeros there and sets `lost`, which is looked at below.
         unsafe {
@@ -187,7 +188,9 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     let address = unsafe { (*info).si_addr() }.addr();
     for slot in &SLOTS {
         let (start, end) = (slot.start.load(Ordering::Acquire), slot.end.load(Ordering::Acquire));
-        if !(start..end).contains(&address) {
+        // A slot may be changing hands: with the start of the old map and the end of the new one it would claim all that
+        // lies between, which is somebody else's.
+        if slot.start.load(Ordering::Acquire) != start || !(start..end).contains(&address) {
             continue;
         }
         slot.lost.store(true, Ordering::Release);
