@@ -40,8 +40,9 @@ pub struct Ladder {
     pub reread: Option<Reread>,
     /// Other images on this machine.
     pub siblings: Option<Siblings>,
-    /// When their tables are read in idle time; never before they are needed where nothing is said.
-    pub prepare_after: Option<Duration>,
+    /// When their tables are read in idle time, and what the thread does first that does it; never before they are needed where
+    /// nothing is said.
+    pub prepare_after: Option<(Duration, fn())>,
     /// Forward error correction: the image's own parity.
     pub parity: Option<Arc<dyn Healer>>,
     /// A server.
@@ -72,8 +73,8 @@ impl Ladder {
         }
         if let Some(siblings) = siblings {
             let siblings = Arc::new(siblings);
-            if let Some(delay) = prepare_after
-                && let Err(err) = siblings.prepare(delay)
+            if let Some((delay, first)) = prepare_after
+                && let Err(err) = siblings.prepare(delay, first)
             {
                 tracing::info!("the first heal will take longer: cannot start a thread: {err}");
             }

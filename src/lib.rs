@@ -16,6 +16,7 @@
 //! * `fec`: how do damaged bytes come back? (with the feature of that name)
 //! * `fuse`: how does the kernel ask? (with the feature of that name)
 //! * `takeover`: what if the server dies? (the same)
+//! * `confine`: what may a server still do? (with the feature `fuse`)
 //!
 //! ```no_run
 //! use ashlarfs::{Anchor, Options};
@@ -33,6 +34,8 @@
 pub mod boot;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "fuse")]
+pub mod confine;
 pub mod diff;
 pub mod error;
 pub mod extract;
@@ -83,6 +86,8 @@ pub struct Options {
     pub io_timeout: Option<Duration>,
     /// Who is asked, one after the other, for bytes that the image does not have any more.
     pub healers: Vec<Arc<dyn Healer>>,
+    /// What each thread does first that is started for such reads: it gives up its privileges, say.
+    pub first: fn(),
 }
 
 impl Options {
@@ -95,6 +100,7 @@ impl Options {
             cache: CacheLimits { data_bytes_max: 24 << 20, metadata_bytes_max: 8 << 20 },
             io_timeout: None,
             healers: Vec::new(),
+            first: || {},
         }
     }
 }
@@ -107,7 +113,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Tree> {
 /// Opens the image that a source holds.
 pub fn open_source(source: Arc<dyn Source>, options: &Options) -> Result<Tree> {
     let source = match options.io_timeout {
-        Some(patience) => Arc::new(image::patient::Patient::new(source, patience)),
+        Some(patience) => Arc::new(image::patient::Patient::new(source, patience, options.first)),
         None => source,
     };
     let digest = trust::root_digest(&*source, &options.anchor, &options.detached_signatures)?;

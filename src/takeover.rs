@@ -7,6 +7,10 @@
 //!
 //! Each is started by the other in the same way: with one message that has all there is to know and all descriptors, through
 //! a socket that it finds as its standard input. The socket stays, and tells each when the other one is gone.
+//!
+//! Neither has a privilege, where servers are confined (`confine`), nor needs one: what a process may do is handed down to those
+//! that it starts, and each may start the other. So both live with the same filter of system calls, from their first
+//! instruction on, and a newer program that is sent to a server lives with the filter of the one that mounted.
 
 mod back_off;
 mod channel;

@@ -131,8 +131,10 @@ fn tables_are_read_in_idle_time() {
     let pair = Pair::new();
     let shared = (0..pair.entries.len()).find(|block| pair.is_shared(*block)).unwrap();
     pair.damage(&pair.new, &BTreeSet::from([shared]), &mut Random(3));
-    let healers =
-        Ladder { prepare_after: Some(Duration::from_millis(10)), ..Ladder::beside(&pair.new) };
+    let healers = Ladder {
+        prepare_after: Some((Duration::from_millis(10), || {})),
+        ..Ladder::beside(&pair.new)
+    };
     let source = ashlarfs::image::open(&pair.new, Method::Pread).unwrap();
     let store = Store::open_healing(source, pair.digest, NO_CACHE, healers.into_healers()).unwrap();
     let begun = Instant::now();

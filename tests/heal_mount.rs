@@ -368,6 +368,7 @@ fn the_last_resort_is_taken_when_nobody_has_it() {
             proc: None,
             recorder: None,
             anchor: "root-digest".to_owned(),
+            first: || {},
             last_resort: Some(LastResort::new(move |why| {
                 theirs.lock().unwrap().push(why.to_owned())
             })),

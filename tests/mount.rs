@@ -462,6 +462,30 @@ fn an_ordinary_user_mounts_and_unmounts() {
     });
 }
 
+#[test]
+fn a_signal_ends_the_mount_of_an_ordinary_user() {
+    limited("a_signal_ends_the_mount_of_an_ordinary_user", 60, || {
+        if Command::new("fusermount3").arg("-V").output().is_err() {
+            eprintln!("skipped: a_signal_ends_the_mount_of_an_ordinary_user: no fusermount3");
+            return;
+        }
+        // It may start no program that gains privileges, so fusermount3 is another's to start.
+        let image = Image::build(&[], fill);
+        let output = as_user(
+            &image,
+            "set -e
+            $1 mount --root-digest $4 $2 $3
+            pid=$($1 status --json $3 | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p')
+            grep -h -e ^NoNewPrivs -e ^Seccomp: /proc/$pid/task/*/status | sort -u
+            kill $pid
+            for i in $(seq 100); do kill -0 $pid 2>/dev/null || { echo ended; break; }; sleep 0.1; done
+            grep \" $3 fuse.ashlar\" /proc/self/mounts || echo unmounted",
+        );
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(stdout, "NoNewPrivs:\t1\nSeccomp:\t2\nended\nunmounted\n", "{output:?}");
+    });
+}
+
 /// Files for the tests that damage the image under the mount.
 const FILES: u64 = 48;
 const FILE_LEN: usize = 300_000;

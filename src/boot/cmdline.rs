@@ -79,6 +79,8 @@ pub struct BootArgs {
     pub io_timeout_secs: u64,
     /// Whether a second process keeps the server alive.
     pub takeover: bool,
+    /// Whether servers keep their privileges: `ashlar.confine=no`.
+    pub unconfined: bool,
     /// Where a shell is wanted.
     pub break_at: Option<Break>,
     /// Whether to tell every step.
@@ -209,6 +211,10 @@ impl BootArgs {
                 Some(on) => self.takeover = on,
                 None => self.odd(name, value, SWITCH),
             },
+            "confine" => match switch(value) {
+                Some(on) => self.unconfined = !on,
+                None => self.odd(name, value, SWITCH),
+            },
             "debug" => match switch(value) {
                 Some(on) => self.debug = on,
                 None => self.odd(name, value, SWITCH),
@@ -313,6 +319,14 @@ mod tests {
         assert!(!parse("ashlar").trace && !parse("ashlar ashlar.trace ashlar.trace=0").trace);
         let odd = parse("ashlar ashlar.trace=/tmp/x");
         assert!(!odd.trace && odd.odd[0].contains("ashlar.trace=/tmp/x"));
+    }
+
+    #[test]
+    fn a_server_is_confined_unless_that_is_switched_off() {
+        assert!(!parse("ashlar").unconfined && !parse("ashlar ashlar.confine").unconfined);
+        assert!(parse("ashlar ashlar.confine=no").unconfined);
+        let odd = parse("ashlar ashlar.confine=never");
+        assert!(!odd.unconfined && odd.odd[0].contains("ashlar.confine=never"));
     }
 
     #[test]

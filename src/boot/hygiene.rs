@@ -10,6 +10,7 @@ use std::path::Path;
 use nix::sys::signal::SigSet;
 use rustix::mm::MlockAllFlags;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::thread::CapabilitySet;
 
 use super::Failed;
 use crate::fuse::mountinfo::Device;
@@ -55,6 +56,10 @@ pub fn first() -> Result<(), Failed> {
     let core = Rlimit { current: Some(1), maximum: Some(1) };
     try_to("forbid core dumps", rustix::process::setrlimit(Resource::Core, core));
     try_to("forbid dumps", rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    // Without a privilege, too: a server that takes over has none.
+    let unlimited = Rlimit { current: None, maximum: None };
+    let memlock = rustix::process::setrlimit(Resource::Memlock, unlimited);
+    try_to("lock as much memory as it needs", memlock);
     // Our own allocations must not wait for file systems to write back: they may wait for us (Linux 5.6).
     try_to("be an I/O flusher", rustix::process::configure_io_flusher_behavior(true));
     // Whatever starts us may be a service that is stopped when the root is switched: out of its group.
@@ -73,23 +78,26 @@ pub fn first() -> Result<(), Failed> {
 }
 
 /// What a successor has to do that was started by one who lives like this. The rest is handed down: its control group, the
-/// directory that it is shut in, how it is spared when memory is short, and what is limited.
+/// directory that it is shut in, how it is spared when memory is short, that its allocations do not wait for file systems
+/// (prctl(2); it takes a privilege to ask for that again), what is limited, and what it may do (`confine`).
 pub fn again() -> Result<(), Failed> {
     SigSet::all()
         .thread_block()
         .map_err(|err| Failed::io("cannot block signals", io::Error::from(err)))?;
     rustix::process::setsid().map(drop).unwrap_or_default();
     try_to("forbid dumps", rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable));
-    try_to("be an I/O flusher", rustix::process::configure_io_flusher_behavior(true));
     std::panic::set_hook(Box::new(|panic| tracing::error!("the server panicked: {panic}")));
-    if let Err(err) = super::resume::watch() {
+    if let Err(err) = super::resume::watch(|| {}) {
         tracing::warn!("whoever stops this process stops it for good: {err}");
     }
-    last(None)
+    let sets = rustix::thread::capabilities(None);
+    last(None, sets.is_ok_and(|it| it.effective.contains(CapabilitySet::IPC_LOCK)))
 }
 
 /// When everything is open that is ever needed: from then on nothing is found by a path.
-pub fn last(empty: Option<&Path>) -> Result<(), Failed> {
+///
+/// `is_privileged` says whether this process may lock memory beyond a limit, also later.
+pub fn last(empty: Option<&Path>, is_privileged: bool) -> Result<(), Failed> {
     // Whoever calls pivot_root(2) moves the root of every process that has the old one, and so into its own mount; not of
     // one whose root is a directory of its own.
     if let Some(empty) = empty {
@@ -101,7 +109,14 @@ pub fn last(empty: Option<&Path>) -> Result<(), Failed> {
         rustix::process::chdir("/").map_err(wrap)?;
     }
     // A page of ours that was swapped out would be read back through whatever waits for us. What is not in memory yet is
-    // locked as it comes.
+    // locked as it comes. Where there is a limit for who has no privilege, it would have no more memory from there on.
+    let limit = rustix::process::getrlimit(Resource::Memlock);
+    if !is_privileged && limit.current.is_some() {
+        tracing::warn!(
+            "the server does not lock its memory: there is a limit that it may not lift"
+        );
+        return Ok(());
+    }
     let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
     try_to("lock its memory", rustix::mm::mlockall(all));
     Ok(())

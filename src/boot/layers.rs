@@ -139,6 +139,7 @@ pub(super) fn serve(
         record_trace: init.filter(|_| site.args.trace).map(|_| site.workspace.trace()),
         takeover: site.args.takeover,
         io_timeout_secs: site.args.io_timeout_secs,
+        unconfined: site.args.unconfined,
         without: site.args.without.clone(),
     };
     start::start(&args, site.patience)

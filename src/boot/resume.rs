@@ -19,10 +19,12 @@ use nix::time::ClockId;
 /// nobody sees it on a battery.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Sees to it that this process is never stopped for long. SIGCONT must be blocked, in this thread and all others.
-pub(super) fn watch() -> io::Result<()> {
+/// Sees to it that this process is never stopped for long, in a thread that does something `first`. SIGCONT must be blocked,
+/// in this thread and all others.
+pub(super) fn watch(first: fn()) -> io::Result<()> {
     let thread = thread::Builder::new().name("resume".to_owned()).stack_size(64 * 1024);
-    let watch = || {
+    let watch = move || {
+        first();
         if let Err(err) = go_on_forever() {
             tracing::error!("whoever stops the server now stops it for good: {err}");
         }

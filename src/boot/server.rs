@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
 use super::{Failed, hygiene, needs, resume};
+use crate::confine::{Confinement, Network, quit_privileges};
 use crate::format::digest::Digest;
 use crate::format::index::InodeIndex;
 use crate::fs::stack::Stack;
@@ -66,6 +67,8 @@ pub struct ServerArgs {
     pub io_timeout_secs: u64,
     /// What is done about bytes that are not what was sealed.
     pub on_corruption: OnCorruption,
+    /// Whether it keeps its privileges, and may call the kernel as it likes.
+    pub unconfined: bool,
     /// Traps that are left open.
     pub without: Vec<String>,
 }
@@ -84,7 +87,8 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     let io_timeout = Duration::from_secs(args.io_timeout_secs);
     let io_timeout = Some(io_timeout).filter(|patience| !patience.is_zero());
     // All that is needed for it is opened now: later nothing is found by a path.
-    let ladder = ladder(&args.image, args.on_corruption);
+    let first: fn() = if args.unconfined { || {} } else { quit_privileges };
+    let ladder = ladder(&args.image, args.on_corruption, first);
     let last_resort = despair(args.on_corruption);
     let handed = Handed::of(args.on_corruption, &ladder, last_resort.as_ref(), None)
         .inspect_err(|err| tracing::warn!("the next server will heal nothing: {err}"))
@@ -93,6 +97,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     options.method = Method::Pread;
     options.io_timeout = io_timeout;
     options.healers = ladder.into_healers();
+    options.first = first;
     let tree = crate::open(&args.image, &options)?;
     if let Some(init) = &args.init {
         let read = needs::read(Stack(&[&tree]), init).map_err(Failed::new)?;
@@ -116,6 +121,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
         flags: MountFlags::empty(),
         allow_other: true,
     };
+    let confinement = (!args.unconfined).then(|| Confinement::prepare(Network::Closed));
     let work = Work {
         workers: processors.clamp(*WORKERS.start(), *WORKERS.end()),
         readahead_kb: Some(READAHEAD_KB.max(block_kb)),
@@ -125,6 +131,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
         recorder: args.record_trace.as_deref().and_then(recorder),
         anchor: args.voucher.clone(),
         last_resort,
+        first,
     };
     let inheritance = args.takeover.then(|| inheritance(&tree, &options, &work, handed)).flatten();
     let null = File::options()
@@ -140,16 +147,20 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
         tracing::warn!("the server is not as it must be: {fault}");
     }
     if !is_open(&args.without, "resume")
-        && let Err(err) = resume::watch()
+        && let Err(err) = resume::watch(first)
     {
         tracing::warn!(
             "the server is not as it must be: whoever stops it stops it for good: {err}"
         );
     }
     let is_shut_in = !is_open(&args.without, "chroot");
-    hygiene::last(Some(args.empty.as_path()).filter(|_| is_shut_in))?;
+    hygiene::last(Some(args.empty.as_path()).filter(|_| is_shut_in), args.unconfined)?;
+    for fault in confinement.map(Confinement::close).unwrap_or_default() {
+        tracing::warn!("the server is not as confined as it should be: {fault}");
+    }
     say_ready(&null).map_err(|err| Failed::io("cannot say that the mount is ready", err))?;
-    // Until now whoever started us may have ended us.
+    // Until now whoever started us may have ended us. What is started from here on is as confined as we are: a holder, and
+    // what that starts, needs nothing more than a server does.
     let guard = inheritance.and_then(|inheritance| {
         Guard::begin(mounted.connection(), inheritance)
             .inspect_err(|err| tracing::warn!("{UNHELD}: {err}"))
@@ -183,11 +194,11 @@ fn inheritance(tree: &Tree, options: &Options, work: &Work, handed: Handed) -> O
 }
 
 /// Who is asked for what the image does not have any more.
-fn ladder(image: &Path, on_corruption: OnCorruption) -> Ladder {
+fn ladder(image: &Path, on_corruption: OnCorruption, first: fn()) -> Ladder {
     if !on_corruption.heals() {
         return Ladder::default();
     }
-    Ladder { prepare_after: Some(BOOTED), ..Ladder::beside(image) }
+    Ladder { prepare_after: Some((BOOTED, first)), ..Ladder::beside(image) }
 }
 
 /// What is done about bytes that nobody has. A machine that cannot panic restarts.

@@ -94,5 +94,8 @@ pub(crate) fn words(args: &ServerArgs) -> Vec<OsString> {
     if args.takeover {
         words.push("--takeover".into());
     }
+    if args.unconfined {
+        words.push("--unconfined".into());
+    }
     words
 }

@@ -43,6 +43,7 @@ The kernel command line says what is booted:
   ashlar.io-timeout=SECONDS answer with an error when the disk has not answered for so long
   ashlar.takeover=no        no second process keeps the server alive
   ashlar.reset              forget everything but images and configuration
+  ashlar.confine=no         let the server keep its capabilities, and all system calls
   ashlar.break[=setup|switch]    ashlar.debug";
 
 #[derive(Debug, Subcommand)]
@@ -109,6 +110,8 @@ struct ServeArgs {
     #[arg(long)]
     on_corruption: OnCorruption,
     #[arg(long)]
+    unconfined: bool,
+    #[arg(long)]
     without: Vec<String>,
 }
 
@@ -125,6 +128,7 @@ impl ServeArgs {
             record_trace: self.record_trace,
             takeover: self.takeover,
             io_timeout_secs: self.io_timeout,
+            unconfined: self.unconfined,
             on_corruption: self.on_corruption,
             without: self.without,
         }
@@ -229,6 +233,7 @@ mod tests {
             takeover: true,
             io_timeout_secs: 30,
             on_corruption: OnCorruption::Restart,
+            unconfined: true,
             without: vec!["ttl".to_owned()],
         };
         for args in [
@@ -238,6 +243,7 @@ mod tests {
                 record_trace: None,
                 takeover: false,
                 io_timeout_secs: 0,
+                unconfined: false,
                 without: Vec::new(),
                 ..args
             },

@@ -34,9 +34,10 @@ pub(super) fn to_stderr(level: LevelFilter) {
     ignore_second(subscriber.try_init());
 }
 
-/// Starts logging to the system's log. It is to be called before anything is mounted, see [`Syslog`].
-pub(super) fn to_syslog(level: LevelFilter) -> io::Result<()> {
-    let syslog = Syslog::start()?;
+/// Starts logging to the system's log, in a thread that does something `first`. It is to be called before anything is
+/// mounted, see [`Syslog`].
+pub(super) fn to_syslog(level: LevelFilter, first: fn()) -> io::Result<()> {
+    let syslog = Syslog::start(first)?;
     let sender = syslog.0.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
@@ -83,7 +84,7 @@ enum Message {
 struct Syslog(SyncSender<Message>);
 
 impl Syslog {
-    fn start() -> io::Result<Syslog> {
+    fn start(first: fn()) -> io::Result<Syslog> {
         let (sender, receiver) = mpsc::sync_channel(WAITING_MAX);
         // Here, and not by the thread: it is done when this returns.
         let socket = connect().ok();
@@ -91,7 +92,10 @@ impl Syslog {
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         let started = thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || send_all(&receiver, socket))
+            .spawn(move || {
+                first();
+                send_all(&receiver, socket);
+            })
             .map(drop);
         before.thread_set_mask()?;
         started.map(|()| Syslog(sender))

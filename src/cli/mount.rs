@@ -4,6 +4,7 @@ mod healing;
 mod options;
 mod takeover;
 mod terminal;
+mod unmounter;
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -24,10 +25,12 @@ use self::options::MountOptions;
 pub(super) use self::takeover::succeed;
 use self::takeover::{guard, inheritance};
 use self::terminal::{Listener, READY, leave};
+use self::unmounter::Stop;
 use super::{Failure, Outcome, TrustArgs, log, warn_unauthenticated};
+use crate::confine::{Network, quit_privileges};
 use crate::fuse::mount::{MountError, Settings, check_mountpoint};
 use crate::fuse::recorder::Recorder;
-use crate::fuse::session::{self, Mounted, Stopper, Work};
+use crate::fuse::session::{self, Mounted, Work};
 use crate::heal::corruption::OnCorruption;
 use crate::takeover::Guard;
 use crate::trust::Anchor;
@@ -73,6 +76,9 @@ pub struct MountArgs {
     /// This is the server; say on standard output when the mount answers, then leave the terminal
     #[arg(long, hide = true)]
     detached: bool,
+    /// This unmounts for a server when it asks for it
+    #[arg(long, hide = true)]
+    unmounter: bool,
     /// The image, a file or a block device
     image: PathBuf,
     /// The directory to mount it on
@@ -105,6 +111,7 @@ Options for -o:
   watchdog=SECONDS      replace a server that has not answered for so long; 0 for never [default: 120]
   io_timeout=SECONDS    answer with an error when the disk has not answered for so long [default: 0, which is never]
   log=LEVEL             error, warn, info or debug [default: info]
+  noconfine             let the server keep its capabilities, and all system calls
   ro, nosuid, nodev, noexec, noatime, nosymfollow  as in mount(8); ordinary users always get nosuid,nodev
 
 A block that is not what was sealed, or cannot be read, is healed: it is read once more past the page cache, then looked for in other \
@@ -117,6 +124,9 @@ a program; then `ashlar status` shows the digest, or mount with -o digest_xattr.
 
 /// Runs it.
 pub fn run(mut args: MountArgs) -> Outcome {
+    if args.unmounter {
+        return unmounter::run(&args.mountpoint);
+    }
     let mut options = MountOptions { helper: args.helper, ..MountOptions::default() };
     for text in &args.options {
         options.parse(text, &mut args.trust, args.sloppy)?;
@@ -175,8 +185,9 @@ fn start_server() -> Outcome {
 
 /// Opens, mounts, and serves until it is unmounted.
 fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
+    let first: fn() = if mount_options.confine { quit_privileges } else { || {} };
     if args.detached {
-        log::to_syslog(mount_options.log)
+        log::to_syslog(mount_options.log, first)
             .map_err(|err| Failure::new(format!("cannot start a thread: {err}")))?;
     } else {
         log::to_stderr(mount_options.log);
@@ -186,6 +197,7 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
     options.method = mount_options.method.into();
     let io_timeout = Duration::from_secs(mount_options.io_timeout_secs);
     options.io_timeout = Some(io_timeout).filter(|patience| !patience.is_zero());
+    options.first = first;
     if let Some(bytes) = mount_options.cache_bytes {
         options.cache = cache_limits(bytes);
     }
@@ -209,7 +221,7 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         flags: mount_options.flags,
         allow_other: mount_options.allow_other,
     };
-    let mut work = work(&args.image, &tree, &options, mount_options);
+    let mut work = work(&args.image, &tree, &options, mount_options, first);
     let trace = args.record_trace.as_deref();
     work.recorder = trace.map(|path| recorder(path, &args.image)).transpose()?;
     work.last_resort = last_resort;
@@ -226,13 +238,19 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
     };
     let mounted = session::start(tree, &settings, work).inspect_err(|_| log::flush())?;
     tracing::info!("{label}");
-    let stopper = mounted.stopper();
+    let stop = Arc::new(Stop::new(mounted.stopper(), None));
     let ready = || -> Result<Option<Arc<Guard>>, Failure> {
         let wrap = |err| Failure::new(format!("cannot leave the terminal: {err}"));
         let listener = args.detached.then(Listener::leave).transpose().map_err(wrap)?;
+        // What is opened for writing is open by now. A holder is started afterwards, so that it is as confined as this process,
+        // and as each server that it will start.
+        if mount_options.confine {
+            let is_local = mount_options.heal_url.is_none();
+            stop.confine(&args.image, if is_local { Network::Closed } else { Network::Open });
+        }
         let begin = || -> Result<Option<Arc<Guard>>, Failure> {
-            let guard = inheritance.map(|it| guard(&mounted, it)).transpose()?;
-            listen(signals, stopper.clone(), guard.clone())?;
+            let guard = inheritance.map(|it| guard(&mounted, it, &stop)).transpose()?;
+            listen(signals, Arc::clone(&stop), guard.clone())?;
             Ok(guard)
         };
         let guard = begin().inspect_err(|_| listener.iter().for_each(Listener::come_back))?;
@@ -245,16 +263,16 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
     match ready {
         Ok(guard) => finish(mounted, guard.as_deref()),
         Err(failure) => {
-            undo(mounted, &stopper, &failure);
+            undo(mounted, &stop, &failure);
             Err(failure)
         }
     }
 }
 
 /// Unmounts what nobody was told of: once this process ends, its mount would answer with errors only.
-fn undo(mounted: Mounted, stopper: &Stopper, failure: &Failure) {
+fn undo(mounted: Mounted, stop: &Stop, failure: &Failure) {
     tracing::error!("{}: unmounting", failure.message);
-    let stopped = stopper.stop().map_err(|err| format!("cannot unmount: {err}"));
+    let stopped = stop.stop().map_err(|err| format!("cannot unmount: {err}"));
     // Where it is still mounted, nothing would end the wait.
     let ended = stopped.and_then(|()| mounted.wait().map_err(|err| err.to_string()));
     if let Err(err) = ended {
@@ -294,7 +312,13 @@ fn open_failure(image: &Path, err: &crate::Error) -> Failure {
     }
 }
 
-fn work(image: &Path, tree: &Tree, options: &Options, mount_options: &MountOptions) -> Work {
+fn work(
+    image: &Path,
+    tree: &Tree,
+    options: &Options,
+    mount_options: &MountOptions,
+    first: fn(),
+) -> Work {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let block_kb = tree.superblock().block_size() / 1024;
     // Beside a block device there is no free space to tell of: its directory is in memory.
@@ -314,6 +338,7 @@ fn work(image: &Path, tree: &Tree, options: &Options, mount_options: &MountOptio
             Anchor::Keys(_) => "key",
             Anchor::Unauthenticated => "nothing",
         }),
+        first,
     }
 }
 
@@ -368,11 +393,11 @@ fn block_signals() -> Result<SigSet, Failure> {
 }
 
 /// The first signal unmounts; a second one does not wait for those who still look.
-fn listen(signals: SigSet, stopper: Stopper, guard: Option<Arc<Guard>>) -> Result<(), Failure> {
+fn listen(signals: SigSet, stop: Arc<Stop>, guard: Option<Arc<Guard>>) -> Result<(), Failure> {
     let wait = move || {
         let Ok(signal) = signals.wait() else { return };
         tracing::info!("{signal}: unmounting");
-        if let Err(err) = stopper.stop() {
+        if let Err(err) = stop.stop() {
             tracing::error!("cannot unmount: {err}");
         }
         if let Ok(signal) = signals.wait() {

@@ -22,7 +22,8 @@ pub struct UpgradeDaemonArgs {
 const AFTER_HELP: &str = "\
 The new server is started beside the old one. When it answers, the old one finishes what it has begun and ends; nobody who \
 uses the mount notices. When it does not, nothing changes. It works for mounts that have a holder (`ashlar status` shows it). \
-The server of / needs a static program (`cargo boot-binary`), for it cannot load libraries from the root that it serves.";
+The server of / needs a static program (`cargo boot-binary`), for it cannot load libraries from the root that it serves. What a server may ask of the kernel stays what it was when the image \
+was mounted.";
 
 /// Runs it.
 pub fn run(args: &UpgradeDaemonArgs) -> Outcome {

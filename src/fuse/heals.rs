@@ -23,13 +23,16 @@ const LINES_MAX: u32 = 200;
 /// How long more is waited for, so that the tree is searched once for many.
 const GATHERING: Duration = Duration::from_millis(200);
 
-/// Has everything told that the tree's store heals or loses.
-pub(super) fn tell(tree: &Arc<Tree>) {
+/// Has everything told that the tree's store heals or loses, by a thread that does something `first`.
+pub(super) fn tell(tree: &Arc<Tree>, first: fn()) {
     let (sender, outcomes) = sync_channel(WAITING_MAX);
     let untold = Arc::new(AtomicU64::new(0));
     let (weak, theirs) = (Arc::downgrade(tree), Arc::clone(&untold));
     let thread = thread::Builder::new().name("heals".to_owned());
-    if let Err(err) = thread.spawn(move || run(&weak, &outcomes, &theirs)) {
+    if let Err(err) = thread.spawn(move || {
+        first();
+        run(&weak, &outcomes, &theirs);
+    }) {
         tracing::warn!("cannot start a thread, nothing will be told of what is healed: {err}");
     }
     tree.store().listen(Box::new(move |outcome| {

@@ -49,6 +49,8 @@ pub struct Work {
     pub anchor: String,
     /// What is done about bytes that nobody has, besides an error.
     pub last_resort: Option<LastResort>,
+    /// What each thread does first that answers the kernel or works for those: it gives up its privileges, say.
+    pub first: fn(),
 }
 
 /// What there is to know of a mount, besides its descriptors, to serve it. Paths as bytes, for they may be no text.
@@ -123,8 +125,7 @@ pub struct Mounted {
 /// left mounted.
 pub fn start(tree: Tree, settings: &Settings, work: Work) -> Result<Mounted, MountError> {
     let tree = Arc::new(tree);
-    heals::tell(&tree);
-    follow_list(&tree);
+    heals::tell(&tree, work.first);
     if tree.store().used_backup() {
         tracing::warn!(
             "the first superblock is damaged, its backup serves: replace the image soon"
@@ -133,16 +134,16 @@ pub fn start(tree: Tree, settings: &Settings, work: Work) -> Result<Mounted, Mou
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let journal = Arc::new(Journal::create(since).map_err(MountError::Session)?);
     let counters = Arc::new(Counters::default());
-    let (workers, readahead_kb) = (work.workers, work.readahead_kb);
+    let (workers, readahead_kb, first) = (work.workers, work.readahead_kb, work.first);
     let anchor = work.anchor.clone();
     let server = Server::new(Arc::clone(&tree), Arc::clone(&counters), Arc::clone(&journal), work);
-    expand_ahead(&tree, server.placement());
+    work_ahead(&tree, server.placement(), first);
     let before = mountinfo::place(&settings.mountpoint).map_err(MountError::Session)?;
     let (fuse_device, mounting) = mount::begin(settings)?;
     let session = adopt::hear(&fuse_device).and_then(|greeting| {
         let config = config(workers);
         let session = adopt::session(server, fuse_device.as_fd(), &greeting, true, config)?;
-        Ok((run(session)?, greeting))
+        Ok((run(session, first)?, greeting))
     });
     // Why it could not be mounted tells more than that nobody asks.
     mounting.finish()?;
@@ -166,7 +167,7 @@ pub fn start(tree: Tree, settings: &Settings, work: Work) -> Result<Mounted, Mou
     let connection =
         Arc::new(Connection { device: fuse_device, facts, journal, holder: AtomicU32::new(0) });
     let reporter = Reporter { tree, counters, connection: Arc::clone(&connection) };
-    let reports = reporter.serve().inspect_err(|err| {
+    let reports = reporter.serve(first).inspect_err(|err| {
         tracing::warn!("`ashlar status` will not work for this mount: {err}");
     });
     undo.forget();
@@ -183,7 +184,7 @@ pub fn take_up(
     work: Work,
 ) -> io::Result<Mounted> {
     let tree = Arc::new(tree);
-    heals::tell(&tree);
+    heals::tell(&tree, work.first);
     let (journal, left) = match before {
         Before::Dead(death) => {
             let left = journal.inherit(death);
@@ -194,7 +195,7 @@ pub fn take_up(
     };
     let journal = Arc::new(journal);
     let counters = Arc::new(Counters::default());
-    let config = config(work.workers);
+    let (config, first) = (config(work.workers), work.first);
     let server = Server::new(Arc::clone(&tree), Arc::clone(&counters), Arc::clone(&journal), work);
     expand_ahead(&tree, server.placement());
     let session = adopt::session(server, device.as_fd(), &facts.greeting, false, config)?;
@@ -203,7 +204,7 @@ pub fn take_up(
         ask_again(&connection, &left)?;
     }
     let reporter = Reporter { tree, counters, connection: Arc::clone(&connection) };
-    let session = run(session)?;
+    let session = run(session, first)?;
     if let Err(err) = reporter.serve_when_free() {
         tracing::warn!("`ashlar status` will not work for this mount: {err}");
     }
@@ -232,8 +233,11 @@ fn config(workers: usize) -> Config {
     config
 }
 
-fn run(session: Session<Server>) -> io::Result<JoinHandle<io::Result<()>>> {
-    thread::Builder::new().name("session".to_owned()).spawn(move || session.run())
+fn run(session: Session<Server>, first: fn()) -> io::Result<JoinHandle<io::Result<()>>> {
+    thread::Builder::new().name("session".to_owned()).spawn(move || {
+        first();
+        session.run()
+    })
 }
 
 impl Mounted {
@@ -265,6 +269,16 @@ pub struct Stopper {
 }
 
 impl Stopper {
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// The file system that it ends.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// Unmounts, unless what is mounted there now is another file system.
     pub fn stop(&self) -> io::Result<()> {
         if mountinfo::place(&self.mountpoint)?.device != self.device {
@@ -291,6 +305,21 @@ impl Drop for Undo {
             tracing::error!("cannot unmount {}: {err}", mountpoint.display());
         }
     }
+}
+
+/// Starts the threads that expand ahead. A thread has what the one had that started it, so one is in between that has done
+/// first what all shall do first.
+fn work_ahead(tree: &Tree, placement: Arc<Placement>, first: fn()) {
+    thread::scope(|scope| {
+        let between = thread::Builder::new().spawn_scoped(scope, move || {
+            first();
+            follow_list(tree);
+            expand_ahead(tree, placement);
+        });
+        if let Err(err) = between {
+            tracing::warn!("cannot start a thread, nothing is expanded ahead: {err}");
+        }
+    });
 }
 
 /// Has blocks expanded ahead of those who read in order, on a thread that ends with the store.

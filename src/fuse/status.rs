@@ -116,13 +116,16 @@ impl Drop for Listening {
 }
 
 impl Reporter {
-    /// Answers in a thread of its own until what this returns is dropped.
-    pub(super) fn serve(self) -> io::Result<Listening> {
+    /// Answers in a thread of its own, which does something `first`, until what this returns is dropped.
+    pub(super) fn serve(self, first: fn()) -> io::Result<Listening> {
         let address = socket::address(self.connection.device_number(), "")?;
         let listener = Arc::new(UnixListener::bind_addr(&address)?);
         let listening = Listening(Arc::clone(&listener));
         let thread = thread::Builder::new().name("status".to_owned());
-        thread.spawn(move || self.answer_all(&listener))?;
+        thread.spawn(move || {
+            first();
+            self.answer_all(&listener);
+        })?;
         Ok(listening)
     }
 

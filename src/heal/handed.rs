@@ -78,7 +78,7 @@ impl Handed {
             }
         }
         plan.siblings = ladder.siblings.as_ref().map(|siblings| siblings.rules);
-        plan.prepare_after = ladder.prepare_after;
+        plan.prepare_after = ladder.prepare_after.map(|(delay, _)| delay);
         Ok(Handed { plan, descriptors })
     }
 
@@ -105,7 +105,8 @@ impl Handed {
         let reread = file.map(|file| Reread(Uncached::from_files(file, direct)));
         let siblings = plan.siblings.map(|rules| Siblings::in_places(places, rules));
         let source = image.try_clone().and_then(|image| image::from_file(image, Method::Pread));
-        let prepare_after = plan.prepare_after;
+        // Its threads have had nothing from their start that they could give up.
+        let prepare_after = plan.prepare_after.map(|delay| (delay, (|| {}) as fn()));
         let parity = super::parity(source);
         (Ladder { reread, siblings, prepare_after, parity, distant: None }, last_resort)
     }

@@ -172,10 +172,11 @@ impl Siblings {
     }
 
     /// Reads their tables in idle time, so that the first heal need not wait for that. It begins after `delay`, when a machine
-    /// that boots has other things to do no more.
-    pub fn prepare(self: &Arc<Self>, delay: Duration) -> io::Result<()> {
+    /// that boots has other things to do no more; its thread does something `first`.
+    pub fn prepare(self: &Arc<Self>, delay: Duration, first: fn()) -> io::Result<()> {
         let siblings = Arc::downgrade(self);
         let run = move || {
+            first();
             thread::sleep(delay);
             let Some(siblings) = siblings.upgrade() else { return };
             // Not as one that runs in idle time only: it could be stopped for long with a lock of the kernel in its hand.

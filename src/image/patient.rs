@@ -26,10 +26,12 @@ pub struct Patient {
     threads: Arc<Threads>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Threads {
     state: Mutex<State>,
     came_back: Condvar,
+    /// What each of them does first.
+    first: fn(),
 }
 
 #[derive(Default)]
@@ -54,9 +56,10 @@ impl fmt::Debug for State {
 }
 
 impl Patient {
-    /// Reads from `source`, but waits no longer than `patience` for each read.
-    pub fn new(source: Arc<dyn Source>, patience: Duration) -> Patient {
-        Patient { source, patience, threads: Arc::default() }
+    /// Reads from `source`, but waits no longer than `patience` for each read. Threads that read do something `first`.
+    pub fn new(source: Arc<dyn Source>, patience: Duration, first: fn()) -> Patient {
+        let threads = Threads { state: Mutex::default(), came_back: Condvar::new(), first };
+        Patient { source, patience, threads: Arc::new(threads) }
     }
 
     /// Reads what needs no disk.
@@ -90,9 +93,12 @@ impl Threads {
             });
         }
         let (sender, jobs) = mpsc::channel();
-        let threads = Arc::downgrade(self);
+        let (threads, first) = (Arc::downgrade(self), self.first);
         let thread = thread::Builder::new().name("read".to_owned()).stack_size(128 * 1024);
-        thread.spawn(move || work(&jobs, &threads))?;
+        thread.spawn(move || {
+            first();
+            work(&jobs, &threads);
+        })?;
         state.count = state.count.saturating_add(1);
         Ok(sender)
     }
@@ -182,7 +188,8 @@ mod tests {
     #[test]
     fn who_waits_for_a_stuck_disk_is_told_and_served_when_it_comes_back() {
         let disk = Arc::new(Stuck(RwLock::new(())));
-        let patient = Patient::new(Arc::clone(&disk) as Arc<dyn Source>, Duration::from_millis(50));
+        let source = Arc::clone(&disk) as Arc<dyn Source>;
+        let patient = Patient::new(source, Duration::from_millis(50), || {});
         let mut buf = [0; 100];
         patient.read_exact_at(&mut buf, 0).unwrap();
         assert_eq!(buf, [7; 100]);
@@ -203,7 +210,7 @@ mod tests {
     #[test]
     fn threads_end_with_the_source() {
         let disk: Arc<dyn Source> = Arc::new(Stuck(RwLock::new(())));
-        let patient = Patient::new(Arc::clone(&disk), Duration::from_secs(5));
+        let patient = Patient::new(Arc::clone(&disk), Duration::from_secs(5), || {});
         patient.read_exact_at(&mut [0; 10], 0).unwrap();
         drop(patient);
         for _ in 0..500 {

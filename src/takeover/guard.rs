@@ -38,7 +38,8 @@ pub struct Guard {
 impl Guard {
     /// Has a server watched by a holder of its own from now on.
     pub fn begin(connection: &Arc<Connection>, inheritance: Inheritance) -> io::Result<Arc<Guard>> {
-        let Inheritance { duty, image, beside, proc, log, program, healing, name } = inheritance;
+        let Inheritance { duty, image, beside, proc, log, unmounter, program, healing, name } =
+            inheritance;
         let kit = Kit {
             device: connection.device.try_clone()?,
             image,
@@ -47,6 +48,7 @@ impl Guard {
             beside,
             proc,
             log,
+            unmounter,
             healing,
         };
         note_panics(&connection.journal);

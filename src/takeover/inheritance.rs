@@ -21,6 +21,7 @@ pub struct Inheritance {
     pub(super) beside: Option<OwnedFd>,
     pub(super) proc: Option<OwnedFd>,
     pub(super) log: Option<OwnedFd>,
+    pub(super) unmounter: Option<OwnedFd>,
     pub(super) program: Program,
     pub(super) healing: Vec<OwnedFd>,
     pub(super) name: OsString,
@@ -78,9 +79,15 @@ impl Inheritance {
             beside: copy(&work.image)?,
             proc: copy(&work.proc)?,
             log,
+            unmounter: None,
             program: Program::ours(is_root)?,
             healing: descriptors,
             name,
         })
+    }
+
+    /// Adds the way to who unmounts, where the two processes cannot themselves.
+    pub fn unmounted_by(self, unmounter: Option<OwnedFd>) -> Inheritance {
+        Inheritance { unmounter, ..self }
     }
 }

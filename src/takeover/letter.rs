@@ -82,6 +82,7 @@ pub struct Letter {
     has_beside: bool,
     has_proc: bool,
     has_log: bool,
+    has_unmounter: bool,
 }
 
 /// The descriptors.
@@ -101,6 +102,8 @@ pub struct Kit {
     pub proc: Option<OwnedFd>,
     /// The kernel's log.
     pub log: Option<OwnedFd>,
+    /// The way to who unmounts.
+    pub unmounter: Option<OwnedFd>,
     /// What `Duty::healing` counts.
     pub healing: Vec<OwnedFd>,
 }
@@ -119,6 +122,7 @@ impl Letter {
             has_beside: kit.beside.is_some(),
             has_proc: kit.proc.is_some(),
             has_log: kit.log.is_some(),
+            has_unmounter: kit.unmounter.is_some(),
         }
     }
 
@@ -162,6 +166,7 @@ impl Letter {
             beside: next(letter.has_beside),
             proc: next(letter.has_proc),
             log: next(letter.has_log),
+            unmounter: next(letter.has_unmounter),
             healing: descriptors.collect(),
         };
         Ok((letter, kit))
@@ -172,7 +177,7 @@ impl Kit {
     /// The descriptors in the order in which they are sent.
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let first = [&self.device, &self.image, &self.program, &self.journal];
-        let more = [&self.beside, &self.proc, &self.log].into_iter().flatten();
+        let more = [&self.beside, &self.proc, &self.log, &self.unmounter].into_iter().flatten();
         first.into_iter().chain(more).chain(&self.healing).map(AsFd::as_fd).collect()
     }
 
@@ -193,6 +198,7 @@ impl Kit {
             beside: maybe(&self.beside)?,
             proc: maybe(&self.proc)?,
             log: maybe(&self.log)?,
+            unmounter: maybe(&self.unmounter)?,
             healing: self.healing.iter().map(copy).collect::<io::Result<_>>()?,
         })
     }

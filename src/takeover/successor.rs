@@ -86,6 +86,8 @@ fn take_up(letter: &Letter, kit: &Kit, distant: Option<Distant>) -> io::Result<M
         recorder: None,
         anchor: letter.facts.anchor.clone(),
         last_resort,
+        // This process has had nothing from its start that a thread could give up.
+        first: || {},
     };
     let journal = Journal::open(kit.journal.try_clone()?)?;
     let device = kit.device.try_clone()?;

@@ -10,6 +10,7 @@ use crate::heal::corruption::OnCorruption;
 
 /// What the options say.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of its own")]
 pub(super) struct MountOptions {
     /// Called by mount(8).
     pub(super) helper: bool,
@@ -30,6 +31,8 @@ pub(super) struct MountOptions {
     pub(super) heal_from: Vec<PathBuf>,
     /// An image on a server.
     pub(super) heal_url: Option<String>,
+    /// Whether the server gives up what it does not need.
+    pub(super) confine: bool,
 }
 
 impl Default for MountOptions {
@@ -50,6 +53,7 @@ impl Default for MountOptions {
             on_corruption: OnCorruption::default(),
             heal_from: Vec::new(),
             heal_url: None,
+            confine: true,
         }
     }
 }
@@ -141,6 +145,7 @@ impl MountOptions {
                 ));
             }
             ("allow_other", None) => self.allow_other = true,
+            ("noconfine", None) => self.confine = false,
             ("digest_xattr", None) => self.digest_xattr = true,
             ("takeover", None) => self.takeover = Some(true),
             ("notakeover", None) => self.takeover = Some(false),
@@ -265,6 +270,7 @@ mod tests {
         assert_eq!(options.on_corruption, OnCorruption::Eio);
         assert_eq!(options.heal_from, [PathBuf::from("/a"), PathBuf::from("/b,c")]);
         assert_eq!(options.heal_url.unwrap(), "http://x/?a=b");
+        assert!(options.confine && !parse("noconfine").unwrap().0.confine);
     }
 
     #[test]

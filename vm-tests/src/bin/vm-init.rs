@@ -131,8 +131,72 @@ fn step(name: &str) -> Outcome {
         ("force", _) => force_umount(),
         ("readonly", _) => remount_read_only(),
         ("daemon", _) => daemon(),
+        ("confined", _) => confined(),
+        ("succeed", _) => succeed(),
         _ => Err("no such step".to_owned()),
     }
+}
+
+/// Whether no thread of any server has a privilege, or all system calls.
+fn confined() -> Outcome {
+    const NONE: &str = "0000000000000000";
+    let bare = [
+        ("CapPrm", NONE),
+        ("CapEff", NONE),
+        ("CapBnd", NONE),
+        ("NoNewPrivs", "1"),
+        ("Seccomp", "2"),
+    ];
+    let mut threads = 0_u32;
+    for pid in processes()? {
+        let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if !cmdline.starts_with(b"@ashlar") {
+            continue;
+        }
+        for task in list(&format!("/proc/{pid}/task"))? {
+            let path = format!("/proc/{pid}/task/{task}/status");
+            let status = doing(&path, fs::read_to_string(&path))?;
+            for (name, wanted) in bare {
+                let found =
+                    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                let found = found.map_or("not there", str::trim);
+                if found != wanted {
+                    return Err(format!("{name} of the server is {found}"));
+                }
+            }
+            threads = threads.saturating_add(1);
+        }
+    }
+    // The one that serves, one that reports, one that lets it go on, and the first.
+    if threads < 4 { Err(format!("it has {threads} threads")) } else { Ok(()) }
+}
+
+/// Ends the server, and then its holder, and waits until each has a successor.
+fn succeed() -> Outcome {
+    for name in ["@ashlar", "@ashlar-holder"] {
+        let before = called(name)?;
+        for pid in &before {
+            let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw).ok_or("no number")?;
+            doing("kill", rustix::process::kill_process(pid, Signal::KILL))?;
+        }
+        let mut patience = 200_u32;
+        while called(name)?.iter().all(|pid| before.contains(pid)) {
+            patience = patience.checked_sub(1).ok_or_else(|| format!("nobody succeeds {name}"))?;
+            thread::sleep(Duration::from_millis(50));
+        }
+        // It is there; it has to read its letter, too.
+        thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+/// Processes that live, by their first argument.
+fn called(name: &str) -> Outcome<Vec<u32>> {
+    let has_name = |pid: &u32| {
+        let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        cmdline.split(|byte| *byte == 0).next() == Some(name.as_bytes())
+    };
+    Ok(processes()?.into_iter().filter(has_name).collect())
 }
 
 /// Four of the files below /fresh, from a number on; each step of a case has its own.

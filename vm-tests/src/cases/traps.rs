@@ -55,12 +55,15 @@ const STILL: Duration = Duration::from_secs(12);
 fn kill_spree(bench: &Bench<'_>, kernel: &str) -> Result<()> {
     let mut scene = Scene::with_root(bench, kernel, Init::Steps)?;
     for overlay in ["no", "tmpfs"] {
-        let steps = "vm.steps=daemon,fresh:0,spree,fresh:4,amnesia,terminate,daemon,fresh:8,force,fresh:12,readonly,\
-                     fresh:16";
+        let steps = "vm.steps=daemon,confined,fresh:0,succeed,confined,fresh:20,spree,fresh:4,amnesia,terminate,daemon,\
+                     fresh:8,force,fresh:12,readonly,confined,fresh:16";
         let console = scene.boot(&format!("ashlar=root.img ashlar.overlay={overlay} {steps}"))?;
         console.ended_well()?.spoke(&format!("ok {}", bench.name))?;
+        console.never_says("the server could not")?.never_says("the server is not as")?;
         scene.check_disk()?;
     }
+    let words = "ashlar=root.img ashlar.confine=no vm.steps=fresh:0,confined";
+    scene.boot(words)?.says(&["fail confined: "])?;
     bench.programs.uncured_ashlar()?.clone_into(&mut scene.ashlar);
     // Names that expire after a second are asked for again, and the one who would answer is stopped. So it is when they
     // were forgotten.
