@@ -118,6 +118,8 @@ for file in $(argument say '' | tr , ' '); do
     content=$(cat "$file" 2>&1)
     say "file $file: $(echo "$content" | head -n 1)"
 done
+# What is told of what was read is told by a thread that nobody waits for.
+[ -z "$(argument say '')" ] || sleep 2
 
 sync
 for mounted in / /var /run/initramfs/ashlar/data; do
