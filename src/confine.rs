@@ -5,9 +5,8 @@
 //!
 //! * No capability, in no thread ([`quit_privileges`]), and none to be had again: the bounding set is empty, and no program
 //!   that is started gains anything (`no_new_privs`).
-//! * No system call but those of a table (`allowed`): nothing can be opened for writing, no program started by its
-//!   name, no network reached ([`Network`]), no name space made, nothing mounted, traced or loaded.
-//! * A file system without names, at boot: see `boot::hygiene`.
+//! * No system call but those of a table (`allowed`): nothing can be opened for writing, no network reached ([`Network`]), no name
+//!   space made, nothing mounted, traced or loaded, and no program gains anything by being started.
 //!
 //! Capabilities belong to threads, and no thread can take those of another. So each thread that answers gives up its own
 //! before it does anything else, and what it starts has none from the beginning; the one that mounts is the last to give
@@ -19,8 +18,8 @@
 //! unmount. It also means that a newer program which is sent to a server (`ashlar upgrade-daemon`) lives with the table of
 //! the one that mounted: where it wants a call that is not there, it is told that the kernel does not have it.
 //!
-//! Landlock is left out: what it would add, reading of files by their names, the empty root already forbids at boot, and for a
-//! mount of somebody's it would forbid the loader of a successor its libraries.
+//! Landlock is left out: for a mount of somebody's it would forbid the loader of a successor its libraries, and the server of `/`
+//! holds directories by which it finds what it may have to heal from. What is left possible by that is told in SECURITY.md.
 
 mod allowed;
 mod filter;

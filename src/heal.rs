@@ -12,6 +12,7 @@ pub mod reread;
 pub mod restore;
 pub mod siblings;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,15 @@ impl Ladder {
         });
         let parity = parity(image::open(image, Method::Pread));
         Ladder { reread: reread.ok(), siblings: siblings.ok(), parity, ..Ladder::default() }
+    }
+
+    /// Adds an image, or all images in a directory, to those beside `image`.
+    pub fn add(&mut self, image: &Path, from: &Path) -> io::Result<()> {
+        let siblings = match &mut self.siblings {
+            Some(siblings) => siblings,
+            none => none.insert(Siblings::new(image)?),
+        };
+        siblings.add(from)
     }
 
     /// The rungs in their order.

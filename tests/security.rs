@@ -107,7 +107,7 @@ fn every_crate_of_the_boot_binary_is_named() {
         .args(["tree", "--offline", "--package", "ashlarfs", "--no-default-features"])
         .args([
             "--features",
-            "fuse,cli,boot",
+            "fuse,cli,boot,fec",
             "--edges",
             "normal,no-proc-macro",
             "--prefix",

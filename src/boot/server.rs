@@ -201,13 +201,13 @@ fn ladder(image: &Path, on_corruption: OnCorruption, first: fn()) -> Ladder {
     Ladder { prepare_after: Some((BOOTED, first)), ..Ladder::beside(image) }
 }
 
-/// What is done about bytes that nobody has. A machine that cannot panic restarts.
+/// What is done about bytes that nobody has. A machine that cannot end itself boots, too.
 fn despair(on_corruption: OnCorruption) -> Option<LastResort> {
-    let last = last_resort(on_corruption).or_else(|err| {
+    let last = last_resort(on_corruption).inspect_err(|err| {
         tracing::warn!(
-            "the server will restart the machine, for it cannot have the kernel panic: {err}"
+            "on-corruption={on_corruption} cannot be had, whoever reads what is lost gets an error: {err} (hint: the kernel needs \
+             CONFIG_MAGIC_SYSRQ)"
         );
-        last_resort(OnCorruption::Restart)
     });
     last.unwrap_or_default()
 }

@@ -5,7 +5,7 @@
 //! purpose:
 //!
 //! * `clone3`, `unshare`, `setns`: no name space is ever made; the C library starts threads and processes with `clone` then.
-//! * `execve`: no program is started by its name. `execveat` is for one that is held open, in memory.
+//! * `execve`: a successor is held open, in memory, which is what `execveat` is for. The filter cannot see whether a name is empty.
 //! * `open`, `creat`, `openat2`, `mkdir`, `unlink`, `rename`, `truncate`, `chmod` and their like: nothing is changed by its name.
 //! * `mount` and all that belongs to it; `chroot`, `pivot_root`.
 //! * `ptrace`, `process_vm_readv`, `kill`: others are left alone. (`tgkill` is what `abort` is made of, and a process that
@@ -301,6 +301,9 @@ const OLD_WAYS: (&str, &[Call]) = (
         any(libc::SYS_dup2),
         any(libc::SYS_epoll_wait),
         any(libc::SYS_arch_prctl),
+        // What the kernel puts into a process when somebody looks at how its functions return (uretprobe, uprobe): refused, it dies.
+        any(335),
+        any(336),
     ],
 );
 #[cfg(not(target_arch = "x86_64"))]

@@ -8,7 +8,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::system::RebootCommand;
 use serde::{Deserialize, Serialize};
 
 /// What is done about bytes that are not what was sealed, in the words of veritysetup(8).
@@ -99,7 +98,8 @@ impl fmt::Debug for LastResort {
 
 /// The kernel's log.
 const KMSG: &str = "/dev/kmsg";
-/// What is written here, the kernel does at once, whoever writes it (`sysrq.rst`): `c` is a panic, `b` a restart.
+/// What is written here, the kernel does at once (`sysrq.rst`): `c` is a panic, `b` a restart. Whoever has it open may, so that a
+/// confined server can; reboot(2) takes a capability.
 const SYSRQ: &str = "/proc/sysrq-trigger";
 const CRASH: &[u8] = b"c";
 const RESTART: &[u8] = b"b";
@@ -132,10 +132,7 @@ impl WayOut {
         // Nothing is written back first: what waits for this image would be waited for.
         let word = if how == OnCorruption::Panic { CRASH } else { RESTART };
         let ended = self.sysrq.as_ref().map(|mut sysrq| sysrq.write_all(word));
-        // Where the kernel takes no such words; a confined server may not do it.
-        if let Err(err) = rustix::system::reboot(RebootCommand::Restart) {
-            tracing::error!("the machine cannot be restarted: {err} ({ended:?})");
-        }
+        tracing::error!("the machine does not end: {ended:?}");
     }
 }
 
@@ -145,11 +142,8 @@ pub fn last_resort(how: OnCorruption) -> io::Result<Option<LastResort>> {
         return Ok(None);
     }
     let open = |path| File::options().write(true).open(path);
-    let sysrq = match open(SYSRQ) {
-        Err(err) if how == OnCorruption::Panic => return Err(err),
-        sysrq => sysrq.ok(),
-    };
-    Ok(Some(LastResort::ending(how, WayOut::new(open(KMSG).ok(), sysrq))))
+    let sysrq = open(SYSRQ)?;
+    Ok(Some(LastResort::ending(how, WayOut::new(open(KMSG).ok(), Some(sysrq)))))
 }
 
 fn doing(how: OnCorruption) -> &'static str {

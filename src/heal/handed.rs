@@ -106,7 +106,8 @@ impl Handed {
         let siblings = plan.siblings.map(|rules| Siblings::in_places(places, rules));
         let source = image.try_clone().and_then(|image| image::from_file(image, Method::Pread));
         // Its threads have had nothing from their start that they could give up.
-        let prepare_after = plan.prepare_after.map(|delay| (delay, (|| {}) as fn()));
+        let nothing: fn() = || {};
+        let prepare_after = plan.prepare_after.map(|delay| (delay, nothing));
         let parity = super::parity(source);
         (Ladder { reread, siblings, prepare_after, parity, distant: None }, last_resort)
     }

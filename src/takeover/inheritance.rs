@@ -87,6 +87,7 @@ impl Inheritance {
     }
 
     /// Adds the way to who unmounts, where the two processes cannot themselves.
+    #[must_use]
     pub fn unmounted_by(self, unmounter: Option<OwnedFd>) -> Inheritance {
         Inheritance { unmounter, ..self }
     }

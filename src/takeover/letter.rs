@@ -11,7 +11,7 @@ use crate::fuse::session::{Before, Facts};
 use crate::heal::handed::Plan;
 
 /// What the message looks like. Another program's may look otherwise; then it is not understood, and nothing changes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What a process shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,10 +79,8 @@ pub struct Letter {
     pub before: Before,
     /// The server's name.
     pub name: Vec<u8>,
-    has_beside: bool,
-    has_proc: bool,
-    has_log: bool,
-    has_unmounter: bool,
+    /// Which of [`Kit::optional`] came with it.
+    optional: [bool; 4],
 }
 
 /// The descriptors.
@@ -119,10 +117,7 @@ impl Letter {
             duty,
             before: Before::Leaving,
             name: name.as_bytes().to_vec(),
-            has_beside: kit.beside.is_some(),
-            has_proc: kit.proc.is_some(),
-            has_log: kit.log.is_some(),
-            has_unmounter: kit.unmounter.is_some(),
+            optional: kit.optional().map(Option::is_some),
         }
     }
 
@@ -156,17 +151,20 @@ impl Letter {
         }
         let letter: Letter = serde_json::from_slice(bytes)?;
         let mut descriptors = descriptors.into_iter();
-        let mut next = |is_there: bool| is_there.then(|| descriptors.next()).flatten();
         let missing = || io::Error::other("a descriptor is missing");
+        let mut next = || descriptors.next().ok_or_else(missing);
+        let (device, image, program, journal) = (next()?, next()?, next()?, next()?);
+        let optional = letter.optional.map(|is_there| is_there.then(&mut next).transpose());
+        let [beside, proc, log, unmounter] = optional;
         let kit = Kit {
-            device: next(true).ok_or_else(missing)?,
-            image: next(true).ok_or_else(missing)?,
-            program: next(true).ok_or_else(missing)?,
-            journal: next(true).ok_or_else(missing)?,
-            beside: next(letter.has_beside),
-            proc: next(letter.has_proc),
-            log: next(letter.has_log),
-            unmounter: next(letter.has_unmounter),
+            device,
+            image,
+            program,
+            journal,
+            beside: beside?,
+            proc: proc?,
+            log: log?,
+            unmounter: unmounter?,
             healing: descriptors.collect(),
         };
         Ok((letter, kit))
@@ -177,8 +175,13 @@ impl Kit {
     /// The descriptors in the order in which they are sent.
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let first = [&self.device, &self.image, &self.program, &self.journal];
-        let more = [&self.beside, &self.proc, &self.log, &self.unmounter].into_iter().flatten();
+        let more = self.optional().into_iter().flatten();
         first.into_iter().chain(more).chain(&self.healing).map(AsFd::as_fd).collect()
+    }
+
+    /// Those that need not be there, in the order in which they are sent.
+    fn optional(&self) -> [&Option<OwnedFd>; 4] {
+        [&self.beside, &self.proc, &self.log, &self.unmounter]
     }
 
     /// The same once more.

@@ -7,7 +7,6 @@ use crate::cli::{Failure, elsewhere};
 use crate::heal::Ladder;
 use crate::heal::corruption::{LastResort, OnCorruption, last_resort};
 use crate::heal::handed::Handed;
-use crate::heal::siblings::Siblings;
 
 /// Whether the options go together, and we may do what they say.
 pub(super) fn check(options: &MountOptions) -> Result<(), Failure> {
@@ -39,11 +38,7 @@ pub(super) fn ladder(image: &Path, options: &MountOptions) -> Result<Ladder, Fai
             Failure::new(format!("mount option `heal_from={}`: {err}", path.display()))
                 .hint("name an image, or a directory of images")
         };
-        let siblings = match &mut ladder.siblings {
-            Some(siblings) => siblings,
-            none => none.insert(Siblings::new(image).map_err(wrap)?),
-        };
-        siblings.add(path).map_err(wrap)?;
+        ladder.add(image, path).map_err(wrap)?;
     }
     if let Some(url) = &options.heal_url {
         ladder.distant = Some(elsewhere::distant(url)?);
@@ -67,6 +62,6 @@ pub(super) fn despair(options: &MountOptions) -> Result<Option<LastResort>, Fail
     let how = options.on_corruption;
     last_resort(how).map_err(|err| {
         Failure::new(format!("on_corruption={how} cannot be had here: {err}"))
-            .hint("the kernel needs CONFIG_MAGIC_SYSRQ for panic; restart does without")
+            .hint("the kernel needs CONFIG_MAGIC_SYSRQ for that; on_corruption=heal does without")
     })
 }

@@ -103,6 +103,8 @@ fn start(image: &Path, mountpoint: &Path) -> io::Result<UnixStream> {
 /// The life of that process.
 pub(super) fn run(mountpoint: &Path) -> Outcome {
     let wrap = |err: io::Error| Failure::new(format!("cannot hear the server: {err}"));
+    // Started through /proc/self/exe, it would be called `exe`.
+    rustix::thread::set_name(c"ashlar-umount").unwrap_or_default();
     // Whoever ends everything around the server ends the server, too.
     SigSet::all()
         .thread_block()

@@ -17,7 +17,6 @@ use crate::format::trailer;
 use crate::heal::Ladder;
 use crate::heal::index::NO_CACHE;
 use crate::heal::restore::{self, Lost};
-use crate::heal::siblings::Siblings;
 use crate::image::{self, Method, Source};
 use crate::store::heal::Cure;
 use crate::store::{Store, read_superblock};
@@ -121,11 +120,7 @@ impl Copies {
                 Failure::new(format!("cannot take anything from {}: {err}", from.display()))
                     .hint("name an image, a directory of images, or a URL")
             };
-            let siblings = match &mut ladder.siblings {
-                Some(siblings) => siblings,
-                none => none.insert(Siblings::new(real).map_err(wrap)?),
-            };
-            siblings.add(from).map_err(wrap)?;
+            ladder.add(real, from).map_err(wrap)?;
         }
         if let Some(url) = &self.url {
             ladder.distant = Some(elsewhere::distant(url)?);
