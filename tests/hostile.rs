@@ -299,7 +299,8 @@ fn every_target_stands_its_corpus_and_what_grows_from_it() {
 fn what_takes_too_much_is_seen() {
     let _alone = alone();
     let taken = targets::heap::peak(|| drop(std::hint::black_box(vec![0_u8; 3 << 20])));
-    assert!((3 << 20..4 << 20).contains(&taken), "{taken}");
+    // A test that has just ended may free a little meanwhile.
+    assert!(((3 << 20) - (64 << 10)..4 << 20).contains(&taken), "{taken}");
     let greedy: fn(&[u8]) = |input| drop(std::hint::black_box(vec![0_u8; input.len() << 20]));
     let target = targets::target("greedy", "", 8, 2 << 20, greedy, Vec::new);
     target.feed(&[0]);
