@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::image::{self, Method, Source};
 use crate::store::heal::Healer;
+use corruption::OnCorruption;
 use distant::Distant;
 use reread::Reread;
 use siblings::Siblings;
@@ -63,6 +64,11 @@ impl Ladder {
         });
         let parity = parity(image::open(image, Method::Pread));
         Ladder { reread: reread.ok(), siblings: siblings.ok(), parity, ..Ladder::default() }
+    }
+
+    /// The same where other copies are to be looked for; else nobody is asked.
+    pub fn as_wanted(on_corruption: OnCorruption, image: &Path) -> Self {
+        if on_corruption.heals() { Ladder::beside(image) } else { Ladder::default() }
     }
 
     /// Adds an image, or all images in a directory, to those beside `image`.

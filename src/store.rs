@@ -32,7 +32,7 @@ use crate::image::Source;
 use block::Block;
 use cache::Cache;
 use heal::{Cure, Healer, Listener, Part, Sealed, Wanted};
-pub use opening::{open_superblock, read_superblock};
+pub use opening::{open_superblock, read_superblock, whole_image};
 use parallel::on_threads;
 use prefetch::idle::Idler;
 use prefetch::list::Listed;
@@ -52,6 +52,11 @@ pub struct CacheLimits {
     pub data_bytes_max: usize,
     /// Bytes of metadata.
     pub metadata_bytes_max: usize,
+}
+
+impl CacheLimits {
+    /// For those who expand nothing, or nothing twice.
+    pub const NONE: CacheLimits = CacheLimits { data_bytes_max: 0, metadata_bytes_max: 0 };
 }
 
 /// What happened so far. All of it is counted in blocks but where the name says bytes.

@@ -247,10 +247,8 @@ fn is_image(path: &Path, digest: Digest) -> bool {
 pub fn open(candidate: &Candidate, args: &BootArgs, keys: &Keys) -> Result<Chosen, Failed> {
     let path = candidate.path.clone();
     // What a file says of it is not known yet, and what the server does is decided by all who say something.
-    let healers = match args.config.on_corruption {
-        Some(how) if !how.heals() => Vec::new(),
-        _ => Ladder::beside(&path).into_healers(),
-    };
+    let on_corruption = args.config.on_corruption.unwrap_or_default();
+    let healers = Ladder::as_wanted(on_corruption, &path).into_healers();
     let open_as = |anchor| open_healing(&path, anchor, healers.clone());
     let mut refused = match (candidate.pinned, keys.0.is_empty()) {
         (Some(digest), _) => match open_as(Anchor::RootDigest(digest)) {

@@ -88,7 +88,10 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     let io_timeout = Some(io_timeout).filter(|patience| !patience.is_zero());
     // All that is needed for it is opened now: later nothing is found by a path.
     let first: fn() = if args.unconfined { || {} } else { quit_privileges };
-    let ladder = ladder(&args.image, args.on_corruption, first);
+    let ladder = Ladder {
+        prepare_after: Some((BOOTED, first)),
+        ..Ladder::as_wanted(args.on_corruption, &args.image)
+    };
     let last_resort = despair(args.on_corruption);
     let handed = Handed::of(args.on_corruption, &ladder, last_resort.as_ref(), None)
         .inspect_err(|err| tracing::warn!("the next server will heal nothing: {err}"))
@@ -191,14 +194,6 @@ fn inheritance(tree: &Tree, options: &Options, work: &Work, handed: Handed) -> O
     Inheritance::take(tree, options, work, handed, manner)
         .inspect_err(|err| tracing::warn!("{UNHELD}: {err}"))
         .ok()
-}
-
-/// Who is asked for what the image does not have any more.
-fn ladder(image: &Path, on_corruption: OnCorruption, first: fn()) -> Ladder {
-    if !on_corruption.heals() {
-        return Ladder::default();
-    }
-    Ladder { prepare_after: Some((BOOTED, first)), ..Ladder::beside(image) }
 }
 
 /// What is done about bytes that nobody has. A machine that cannot end itself boots, too.

@@ -14,8 +14,6 @@ use crate::store::heal::{Part, Wanted};
 use crate::store::{CacheLimits, Store, open_superblock};
 use crate::trust::{self, Anchor};
 
-/// Nothing is expanded here.
-pub const NO_CACHE: CacheLimits = CacheLimits { data_bytes_max: 0, metadata_bytes_max: 0 };
 /// Most blocks of images that nobody vouches for, all together: 8 MiB of index, 64 GiB of usual blocks.
 pub const BLOCKS_MAX: u32 = 1 << 20;
 /// Most blocks that are looked at for one digest. An honest image has one; more than one that begins alike is rare.
@@ -100,7 +98,7 @@ pub fn open_unknown(source: Arc<dyn Source>) -> Result<Store> {
         let what = format!("{} blocks are more than are looked at", superblock.block_count);
         return Err(Error::io("nothing is taken from it", io::Error::other(what)));
     }
-    Store::open(source, digest, NO_CACHE)
+    Store::open(source, digest, CacheLimits::NONE)
 }
 
 /// Copies of what is no block. Only an image with the same table can have them.

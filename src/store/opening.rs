@@ -71,11 +71,7 @@ pub(super) fn raw_superblock(
 ) -> Result<([u8; superblock::LEN], bool)> {
     find(sealed.source(), root_digest).or_else(|err| {
         // Whoever asks for another image than this one has nothing to wait for.
-        if !sealed.can_heal()
-            || superblock_offsets(sealed.source())
-                .into_iter()
-                .any(|offset| is_whole(sealed, offset))
-        {
+        if !sealed.can_heal() || whole_image(sealed.source()).is_some() {
             return Err(err);
         }
         let mut raw = [0; superblock::LEN];
@@ -84,14 +80,18 @@ pub(super) fn raw_superblock(
     })
 }
 
-/// Whether there is a superblock whose page list is its own. Damage makes no such thing.
-fn is_whole(sealed: &Sealed, offset: u64) -> bool {
-    let source = sealed.source();
-    let Ok((raw, _)) = read_superblock(source, offset) else { return false };
-    let Ok(superblock) = Superblock::decode(&raw) else { return false };
-    let wanted = wanted_list(&superblock);
-    // Nobody has vouched for its length yet.
-    let end = wanted.offset.checked_add(u64_from_usize(wanted.len));
-    end.is_some_and(|end| end <= source.len())
-        && sealed.read_here(&wanted, &mut vec![0; wanted.len]).is_ok()
+/// The root digest of the image that a file says it is, where a superblock and its page list agree: damage makes no such thing.
+pub fn whole_image(source: &dyn Source) -> Option<Digest> {
+    superblock_offsets(source).into_iter().find_map(|offset| {
+        let (raw, digest) = read_superblock(source, offset).ok()?;
+        let wanted = wanted_list(&Superblock::decode(&raw).ok()?);
+        // Nobody has vouched for its length yet.
+        let end = wanted.offset.checked_add(u64_from_usize(wanted.len))?;
+        if end > source.len() {
+            return None;
+        }
+        let mut list = vec![0; wanted.len];
+        read_into(source, wanted.offset, &mut list).ok()?;
+        (proof::hash_page_list(&list) == wanted.digest).then_some(digest)
+    })
 }

@@ -14,7 +14,7 @@ use super::install::{Progress, Step, Wish, refuse_old, remember_current, workers
 use super::origin::Origin;
 use super::part::Part;
 use super::place::Place;
-use super::seeds::{NO_CACHE, Seeds};
+use super::seeds::Seeds;
 use super::single;
 use super::whole::read_back;
 use crate::error::{Error, Untrusted};
@@ -23,7 +23,7 @@ use crate::format::field::{u64_from_usize, usize_from_u32};
 use crate::format::index::BlockIndex;
 use crate::format::superblock;
 use crate::store::parallel::on_threads;
-use crate::store::{self, Store, proof};
+use crate::store::{self, CacheLimits, Store, proof};
 use crate::trust::Anchor;
 
 /// Bytes, by where they came from.
@@ -136,7 +136,7 @@ fn open_tables(
     counts: &mut Counts,
 ) -> Result<Store, Failed> {
     let open = || -> Result<Store, Failed> {
-        let image = Store::open(part.source()?, head.root_digest, NO_CACHE)?;
+        let image = Store::open(part.source()?, head.root_digest, CacheLimits::NONE)?;
         for page in 0..image.superblock().page_count() {
             image.table_page(page)?;
         }

@@ -10,11 +10,10 @@ use super::checked::{self, Checked};
 use super::failed::Failed;
 use super::install::Step;
 use super::place::Place;
-use super::seeds::NO_CACHE;
 use crate::format::digest::Digest;
 use crate::format::index::BlockIndex;
 use crate::image::{self, Method, Source};
-use crate::store::{self, Store};
+use crate::store::{self, CacheLimits, Store};
 
 /// Damaged blocks that are named; of more, only the number is told.
 const NAMED_MAX: usize = 100;
@@ -76,7 +75,7 @@ fn read_all(
     image: Digest,
     progress: &(dyn Fn(Step, u64, u64) + Sync),
 ) -> Result<Scrubbed, Failed> {
-    let store = Store::open(Arc::clone(source), image, NO_CACHE)?;
+    let store = Store::open(Arc::clone(source), image, CacheLimits::NONE)?;
     let superblock = store.superblock();
     let mut found = Scrubbed {
         root_digest: image.to_string(),

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use super::place::Place;
 use crate::format::digest::Digest;
-pub(super) use crate::heal::index::NO_CACHE;
 use crate::heal::index::{Index, open_unknown};
 use crate::image::{self, Method};
 use crate::store::Store;

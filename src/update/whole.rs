@@ -10,14 +10,13 @@ use super::head::Head;
 use super::install::{Progress, Step, Wish, workers};
 use super::origin::Origin;
 use super::part::Part;
-use super::seeds::NO_CACHE;
 use crate::error::{Error, Untrusted};
 use crate::format::digest::Digest;
 use crate::format::entry::ENTRIES_PER_PAGE;
 use crate::format::index::BlockIndex;
 use crate::format::trailer;
 use crate::image::{self, Method, Source};
-use crate::store::{self, Store};
+use crate::store::{self, CacheLimits, Store};
 use crate::trust::{self, Anchor};
 
 /// The version of an image that is here, if it is authentic and whole.
@@ -42,7 +41,7 @@ pub(super) fn sound_digest(path: &Path) -> Result<Digest, Failed> {
 
 /// Reads all of an image. Returns its version.
 fn whole(source: &Arc<dyn Source>, digest: Digest, progress: Progress<'_>) -> Result<u64, Failed> {
-    let image = Store::open(Arc::clone(source), digest, NO_CACHE)?;
+    let image = Store::open(Arc::clone(source), digest, CacheLimits::NONE)?;
     let superblock = image.superblock();
     let blocks = superblock.block_count;
     let mut done = 0_u32;

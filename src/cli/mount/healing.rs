@@ -29,10 +29,7 @@ pub(super) fn check(options: &MountOptions) -> Result<(), Failure> {
 
 /// Who is asked, in their order. From now on nothing of it is found by a path but a server.
 pub(super) fn ladder(image: &Path, options: &MountOptions) -> Result<Ladder, Failure> {
-    if !options.on_corruption.heals() {
-        return Ok(Ladder::default());
-    }
-    let mut ladder = Ladder::beside(image);
+    let mut ladder = Ladder::as_wanted(options.on_corruption, image);
     for path in &options.heal_from {
         let wrap = |err| {
             Failure::new(format!("mount option `heal_from={}`: {err}", path.display()))

@@ -18,9 +18,9 @@ use crate::cli::Failure;
 use crate::cli::draft::Draft;
 use crate::error::Error;
 use crate::image::Source;
-use crate::store::Store;
+use crate::store;
 use crate::store::heal::Cure;
-use crate::trust::{self, Anchor};
+use crate::trust::Anchor;
 use crate::verify::{self, Report};
 use copies::Copies;
 
@@ -173,12 +173,8 @@ impl Damage<'_> {
     /// An image that is whole and only another one than was asked for is not replaced.
     fn refuse_another(&self) -> Result<(), Failure> {
         let Anchor::RootDigest(wanted) = self.open.anchor else { return Ok(()) };
-        // Damage does not make a superblock and a page list agree.
-        let own = trust::root_digest(&*self.source, &Anchor::Unauthenticated, &[]).ok();
-        let is_whole = |own: &Digest| {
-            Store::open(Arc::clone(&self.source), *own, crate::heal::index::NO_CACHE).is_ok()
-        };
-        let Some(other) = own.filter(|own| *own != wanted).filter(is_whole) else { return Ok(()) };
+        let other = store::whole_image(&*self.source).filter(|other| *other != wanted);
+        let Some(other) = other else { return Ok(()) };
         let image = self.image.display();
         Err(wrongly_called(format!(
             "{image} is another image, with root digest {other}, and whole"

@@ -15,13 +15,12 @@ use crate::format::fec::Geometry;
 use crate::format::field::{u64_from_usize, usize_from_u64};
 use crate::format::trailer;
 use crate::heal::Ladder;
-use crate::heal::index::NO_CACHE;
 use crate::heal::restore::{self, Lost};
 use crate::image::{self, Method, Source};
 use crate::store::heal::Cure;
 use crate::store::{Store, read_superblock};
 use crate::trust::{self, Anchor};
-use crate::{Digest, Options, verify};
+use crate::{CacheLimits, Digest, Options, verify};
 
 /// Parts that are named; the report has all.
 const LOST_SHOWN: usize = 20;
@@ -80,7 +79,7 @@ impl Copies {
         };
         let source = Arc::clone(&damage.source);
         let healers = self.ladder(real)?.into_healers();
-        let store = Store::open_restoring(source, root_digest, NO_CACHE, healers);
+        let store = Store::open_restoring(source, root_digest, CacheLimits::NONE, healers);
         let store = store.map_err(|err| Failure { status: DAMAGE, ..unknown(err) }.hint(MORE))?;
         let image_len = store.superblock().image_len;
         let trailer = self.trailer(damage, image_len, root_digest)?;
