@@ -17,7 +17,7 @@ put() { # put MODE TARGET FILE...
     install --mode "$1" --target-directory "$2" "${@:3}"
 }
 mkdir -p "$lib/probe" "$copy/usr/lib/systemd/system.conf.d" "$units/multi-user.target.wants"
-put 755 "$lib" "$guest"/{case,use,defaults,overlay,storm,read-files,takeover,update}
+put 755 "$lib" "$guest"/{case,use,defaults,overlay,storm,read-files,takeover,soak,update}
 put 644 "$lib" "$guest"/{words,checks}
 put 644 "$units" "$guest"/*.service
 put 644 "$copy/usr/lib/systemd/system.conf.d" "$guest/ashlar-vm.conf"

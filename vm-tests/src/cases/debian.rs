@@ -63,6 +63,12 @@ pub(crate) const CASES: &[Case] = &[
         run: storm::takes_over,
     },
     Case {
+        name: "debian-soak",
+        asks: "is `/` what it was while bytes rot, servers die and memory is short, for $ASHLAR_VM_MINUTES (3)?",
+        quick: false,
+        run: storm::soaks,
+    },
+    Case {
         name: "debian-use",
         asks: "does all work on it that one does on a Debian?",
         quick: false,

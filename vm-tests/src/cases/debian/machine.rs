@@ -152,7 +152,14 @@ impl<'a> Debian<'a> {
         fs::set_permissions(data, fs::Permissions::from_mode(0o755)).doing("cannot change mode")?;
         disk::make(data, &disk, "3G")?;
         fs::remove_dir_all(data).doing(format!("cannot remove {}", data.display()))?;
-        Ok(DebianMachine { bench: self.bench, kernel, initrd, disk, network: false })
+        Ok(DebianMachine {
+            bench: self.bench,
+            kernel,
+            initrd,
+            disk,
+            network: false,
+            work: Duration::ZERO,
+        })
     }
 
     /// Makes the tree of the image once more, for images that differ from it; where it lies, links can be made to its files,
@@ -223,6 +230,8 @@ pub(super) struct DebianMachine<'a> {
     pub disk: PathBuf,
     /// Whether it has a network card.
     pub network: bool,
+    /// How long it is at work beside what any boot does.
+    pub work: Duration,
 }
 
 /// What a boot is to come to, and who is at the console: see [`Machine`].
@@ -302,7 +311,7 @@ impl DebianMachine<'_> {
             typed: attempt.typed,
             memory: 1024,
             network: self.network,
-            limit: LIMIT,
+            limit: LIMIT.saturating_add(self.work),
             hang: attempt.hang,
         })
     }

@@ -1,8 +1,11 @@
 //! Does it stop, whatever goes on? Idle, and while many processes read, start programs and make the kernel forget.
 
+use std::fs;
+use std::time::Duration;
+
 use super::machine::{By, Debian, number};
 use crate::bench::Bench;
-use crate::outcome::Result;
+use crate::outcome::{Doing, Result};
 
 /// How many times each, where nothing else is said: once with each kernel.
 const ROUNDS: u32 = 3;
@@ -63,6 +66,38 @@ pub(super) fn takes_over(bench: &Bench<'_>) -> Result<()> {
             let words = format!("rw vm.end={how} vm.run=storm,takeover:{kills}");
             machine.boot(&words)?.console.spoke(TAKEOVER_CHECKS)?;
         }
+        machine.remove()?;
+    }
+    Ok(())
+}
+
+/// How long on each machine, in minutes, where nothing else is said.
+const SOAK_MINUTES: u32 = 3;
+/// What all that was read, the parts of the image and the servers' answers have to come to.
+const SOAKED: &str = "soaked wrong 0, lost 0, failed 0";
+
+/// Everything at once, on machines that have the image twice: one of the two rots.
+pub(super) fn soaks(bench: &Bench<'_>) -> Result<()> {
+    let minutes = crate::bench::rounds("ASHLAR_VM_MINUTES", SOAK_MINUTES)?;
+    let debian = Debian::get(bench)?;
+    for kernel in ["6.12", "7"] {
+        let data = debian.data(kernel)?;
+        fs::copy(&debian.image, data.join("images/root.img.prev"))
+            .doing("cannot copy the image")?;
+        let mut machine =
+            debian.machine_of(&data, kernel, kernel, By::Initrd("initramfs-tools"))?;
+        machine.work = Duration::from_mins(minutes.into());
+        let words = format!("rw vm.run=storm,soak:{minutes}");
+        let console = machine.boot(&words)?.console;
+        console.spoke(SOAKED)?;
+        for key in ["acts=", "rot=", "hunger=", "kills=", "holders=", "healed="] {
+            let count = number(&console, "soak ", key)?;
+            print!("    {key}{count}");
+            if count == 0 {
+                return console.fail(format!("nothing was done: {key}0"));
+            }
+        }
+        println!();
         machine.remove()?;
     }
     Ok(())
