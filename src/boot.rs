@@ -16,6 +16,7 @@ pub mod kmsg;
 pub mod layers;
 pub mod mounts;
 pub mod needs;
+mod overlay;
 pub mod patience;
 mod places;
 pub mod report;
@@ -236,7 +237,7 @@ fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
 /// asked for.
 fn boot_from(candidate: &Candidate, site: &Site<'_>) -> Result<Option<Report>, Failed> {
     let chosen = choose::open(candidate, site.args, site.keys)?;
-    if site.args.wanted == Wanted::Any && chosen.is_extension() {
+    if site.args.wanted == Wanted::Any && extension::is_one(&chosen.tree) {
         tracing::debug!("{} is no root", chosen.path.display());
         return Ok(None);
     }

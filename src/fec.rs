@@ -11,6 +11,7 @@
 mod code;
 mod encode;
 mod matrix;
+mod progress;
 mod repair;
 mod restore;
 mod scan;
@@ -27,12 +28,10 @@ use crate::trust;
 
 pub use crate::format::fec::{Geometry, Share};
 pub use encode::encode;
+pub use progress::Progress;
 pub use repair::Repairer;
 pub use restore::{Restored, restore};
 pub use scan::{Damage, scan};
-
-/// Told how far a work is: bytes done, and bytes in all. Called from several threads.
-pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
 /// Parity of a file, and what it says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

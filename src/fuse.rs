@@ -6,6 +6,7 @@
 mod adopt;
 mod agree;
 mod allowance;
+pub mod connection;
 pub mod convert;
 pub mod counters;
 pub mod errno;

@@ -4,6 +4,7 @@
 //! An image is a file that never changes once it has its name, `images/<root digest>.img`. What is switched is a record of
 //! 512 bytes. Nothing is ever removed before what replaces it is on the disk.
 
+mod admission;
 pub mod book;
 mod bring;
 pub mod checked;
@@ -29,6 +30,7 @@ mod seeds;
 pub mod single;
 pub mod state;
 mod whole;
+pub mod wish;
 
 #[cfg(test)]
 mod tests;

@@ -7,13 +7,16 @@
 
 mod account;
 mod blocks;
+mod cursor;
 mod directories;
 mod files;
 mod hits;
 mod inodes;
 mod names;
+mod node;
 mod prefetch;
 mod rest;
+mod walk;
 mod xattrs;
 
 use std::fmt;

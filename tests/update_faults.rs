@@ -17,9 +17,10 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use ashlarfs::update::failed::Failed;
-use ashlarfs::update::install::{Installed, Step, Wish, install};
+use ashlarfs::update::install::{Installed, install};
 use ashlarfs::update::origin::FileOrigin;
 use ashlarfs::update::place::Place;
+use ashlarfs::update::wish::{Step, Wish};
 use ashlarfs::{Anchor, Method, Options, image, verify};
 use disk::Disk;
 use serde_json::Value;

@@ -12,7 +12,7 @@ use ashlarfs::store::proof::BlockKind;
 use ashlarfs::{Anchor, Options, Tree};
 
 use crate::Failure;
-use crate::pack::{ContentHash, hash};
+use crate::content::{ContentHash, hash};
 use crate::pipeline::Stored;
 
 /// Where a piece of content lies in the older image.

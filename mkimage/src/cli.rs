@@ -20,9 +20,10 @@ use ashlarfs::lint::{Finding, Severity};
 use clap::Parser;
 
 use crate::Failure;
-use crate::build::{Options, Progress, Summary, build};
+use crate::build::{Summary, build};
 use crate::filter::{Filter, clean};
 use crate::lint;
+use crate::options::{Options, Progress};
 use crate::overrides::Overrides;
 use crate::plan::Wanted;
 use crate::report::{self, Report};

@@ -11,20 +11,13 @@ use ashlarfs::store::proof::BlockKind;
 
 use crate::Failure;
 use crate::base::{Base, Piece};
-use crate::build::{Options, Progress};
+use crate::content::ContentHash;
 use crate::elf;
+use crate::options::{Options, Progress};
 use crate::pipeline::Pipeline;
 use crate::plan::{Plan, index};
 use crate::read::{Files, Part, Parts};
 use crate::tree::Contents;
-
-/// Tells equal content; never leaves the builder.
-pub(crate) type ContentHash = [u8; 32];
-
-/// Hashes content.
-pub(crate) fn hash(content: &[u8]) -> ContentHash {
-    *blake3::hash(content).as_bytes()
-}
 
 /// Where a file's content lies. Numbers are final once everything is packed.
 #[derive(Debug, Default, Clone)]

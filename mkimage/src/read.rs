@@ -12,8 +12,8 @@ use std::thread::{self, Scope};
 use std::vec;
 
 use crate::Failure;
+use crate::content::{ContentHash, hash};
 use crate::ordered::Ordered;
-use crate::pack::{ContentHash, hash};
 use crate::permits::Permits;
 use crate::plan::{Plan, index};
 use crate::tree::{Body, Content, Contents, NodeId};

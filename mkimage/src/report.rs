@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::build::{Progress, Summary};
+use crate::build::Summary;
+use crate::options::Progress;
 use crate::text::{bytes, counted, grouped};
 
 /// Tells how far a build is.

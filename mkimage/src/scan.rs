@@ -20,8 +20,8 @@ use rustix::fs::{RawDir, Stat, fstat, major, minor};
 use rustix::io::Errno;
 
 use crate::Failure;
-use crate::build::Progress;
 use crate::filter::Filter;
+use crate::options::Progress;
 use crate::text::shown;
 use crate::tree::{Body, Node, NodeId, SourceTree};
 use crate::xattrs::XattrSets;

@@ -14,7 +14,7 @@ use ashlarfs::format::{dirent, prefetch, xattr};
 use ashlarfs::store::proof;
 
 use crate::Failure;
-use crate::build::Options;
+use crate::options::Options;
 use crate::pack::Layout;
 use crate::plan::{Plan, index};
 use crate::tree::Body;

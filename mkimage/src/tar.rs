@@ -19,8 +19,8 @@ use std::path::Path;
 use ashlarfs::format::inode::Kind;
 
 use crate::Failure;
-use crate::build::Progress;
 use crate::filter::Filter;
+use crate::options::Progress;
 use crate::text::shown;
 use crate::tree::{Body, Node, NodeId, SourceTree, XattrSet};
 use crate::xattrs::XattrSets;

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
-use crate::build::Progress;
+use crate::options::Progress;
 use crate::tree::{Body, Contents, NodeId, SourceTree};
 
 /// Keeps warnings.

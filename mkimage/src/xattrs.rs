@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use ashlarfs::format::xattr::POSIX_ACL_PREFIX;
 
-use crate::build::Progress;
+use crate::options::Progress;
 use crate::text::shown;
 use crate::tree::XattrSet;
 

@@ -69,12 +69,6 @@ impl Voucher {
 }
 
 impl Chosen {
-    /// Whether this is an image that is added to others, and no root of its own.
-    pub(super) fn is_extension(&self) -> bool {
-        let has = |path: &str| self.tree.resolve_following(path.as_bytes()).is_ok();
-        has(super::extension::RELEASES) && !has(super::needs::INIT)
-    }
-
     /// What the image itself says about the state.
     pub fn config(&self) -> Config {
         let read = || -> Result<Option<Vec<u8>>, Error> {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::choose::{self, Candidate, Chosen, Voucher};
 use super::config::Modes;
+use super::overlay::copy_owner;
 use super::workspace::unmount;
-use super::{Failed, Site, layers, needs};
+use super::{Failed, Site, needs, start};
 use crate::error::Error;
 use crate::format::digest::Digest;
 use crate::fs::Tree;
@@ -14,7 +15,7 @@ use crate::fs::stack::Stack;
 use crate::heal::corruption::OnCorruption;
 
 /// Where extensions say what they are made for (extension-release(5)); what is no extension has none of it.
-pub(super) const RELEASES: &str = "usr/lib/extension-release.d";
+const RELEASES: &str = "usr/lib/extension-release.d";
 /// What the name of such a file begins with; the extension's name comes behind.
 const PREFIX: &str = "extension-release.";
 /// Where a system says what it is (os-release(5)); the first that is there counts.
@@ -42,7 +43,7 @@ impl Served {
             // The uppermost directory's mode and owner are those of `/`. Whoever made an extension in a directory that
             // nobody else may enter does not mean that: an empty one with the root's own comes before.
             let face = site.workspace.place("extension", FACE)?;
-            layers::copy_owner(base, &face)?;
+            copy_owner(base, &face)?;
             lowers.insert(0, face);
         }
         lowers.push(base.to_owned());
@@ -55,6 +56,12 @@ impl Served {
         let trees = |of: &'a [(PathBuf, Tree)]| of.iter().map(|(_, tree)| tree);
         trees(&self.above).chain([root]).chain(trees(&self.below)).collect()
     }
+}
+
+/// Whether this is an image that is added to others, and no root of its own.
+pub(super) fn is_one(tree: &Tree) -> bool {
+    let has = |path: &str| tree.resolve_following(path.as_bytes()).is_ok();
+    has(RELEASES) && !has(needs::INIT)
 }
 
 /// Mounts all extensions that can be trusted and that fit. Others are left out, also of what the modes say, and noted.
@@ -132,7 +139,7 @@ fn serve(
     }
     let at = site.workspace.place("extension", name)?;
     // A server that was killed leaves a mount that answers nothing.
-    layers::serve(&chosen, &at, None, on_corruption, site).inspect_err(|_| unmount(&at))?;
+    start::serve(&chosen, &at, None, on_corruption, site).inspect_err(|_| unmount(&at))?;
     Ok((at, chosen))
 }
 

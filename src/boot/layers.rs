@@ -1,36 +1,27 @@
 //! What lies over what? The image below, extension images beside it, and over all of that what may change.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{FsOpenFlags, MountFlags, UnmountFlags};
+use rustix::mount::{FsOpenFlags, UnmountFlags};
 
 use super::choose::Chosen;
 use super::config::{Modes, Overlay};
 use super::extension::Served;
+use super::overlay::{NO_OVERLAYFS, OVERLAYS, lay, prepare, transient};
 use super::report::Report;
-use super::server::{ServerArgs, is_open};
+use super::server::is_open;
 use super::slots::Slot;
-use super::workspace::{self, bind, make_dir, mount, mount_tmpfs, move_mount};
-use super::{Failed, Site, data, extension, places, start};
+use super::start::serve;
+use super::workspace::{self, bind, make_dir, move_mount};
+use super::{Failed, Site, extension, places};
 use crate::format::digest::Digest;
 use crate::fs::Tree;
 use crate::fs::stack::Stack;
-use crate::heal::corruption::OnCorruption;
 use crate::state;
 
-/// Options by which an overlay still fits when the image below it changes, which overlayfs allows only while none of these
-/// features was ever used on it (`overlayfs.rst`, "Changes to underlying filesystems").
-const OPTIONS: &str = "xino=off,index=off,metacopy=off,redirect_dir=nofollow,nfs_export=off";
-/// Where overlays are on the data partition.
-pub(super) const OVERLAYS: &str = "state/overlay";
 /// The overlay of the whole root. No directory's own overlay is called so, see [`places`].
 pub(super) const ROOT_OVERLAY: &str = "@root";
-
-/// What to do where overlayfs is missing.
-const NO_OVERLAYFS: &str = "the kernel needs overlayfs: is the module in the initramfs?";
 
 /// Makes the root in the workspace. What cannot be had of the state is done without, and told: a machine that runs can be
 /// repaired.
@@ -118,33 +109,6 @@ fn may_write(modes: &Modes, site: &Site<'_>, degraded: &mut Vec<String>) -> bool
     true
 }
 
-/// Starts the server of an image.
-pub(super) fn serve(
-    chosen: &Chosen,
-    mountpoint: &Path,
-    init: Option<&str>,
-    on_corruption: OnCorruption,
-    site: &Site<'_>,
-) -> Result<(), Failed> {
-    let args = ServerArgs {
-        image: chosen.path.clone(),
-        root_digest: chosen.tree.root_digest(),
-        voucher: chosen.voucher.word().to_owned(),
-        mountpoint: mountpoint.to_owned(),
-        source: site.data.source.clone(),
-        empty: site.workspace.empty(),
-        init: init.map(str::to_owned),
-        on_corruption,
-        // Of the root: what is added to it is small.
-        record_trace: init.filter(|_| site.args.trace).map(|_| site.workspace.trace()),
-        takeover: site.args.takeover,
-        io_timeout_secs: site.args.io_timeout_secs,
-        unconfined: site.args.unconfined,
-        without: site.args.without.clone(),
-    };
-    start::start(&args, site.patience)
-}
-
 /// Lays the overlay over the root, or only the images over each other. Where the data partition cannot have it, it is in
 /// memory.
 fn over_root(
@@ -205,74 +169,6 @@ fn persistent(overlay: &Overlay, data: &Path) -> Result<PathBuf, Failed> {
     }
     drop(state::make_directories(data, &kept)?);
     Ok(data.join(&kept))
-}
-
-/// Memory for an overlay: a tmpfs of its own, half of the memory unless a size is said.
-pub(super) fn transient(
-    name: &str,
-    size: Option<&str>,
-    site: &Site<'_>,
-) -> Result<PathBuf, Failed> {
-    let place = site.workspace.place("transient", name)?;
-    let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
-    mount_tmpfs(&place, &format!("mode=755{size}"))?;
-    Ok(place)
-}
-
-/// Mounts an overlay. `lowers` are directories, the uppermost first; `kept` is where the upper and the work directory are.
-/// `source` is only a name.
-pub(super) fn lay(
-    lowers: &[PathBuf],
-    kept: Option<&Path>,
-    at: &Path,
-    source: &Path,
-) -> Result<(), Failed> {
-    let list: Vec<String> = lowers.iter().map(|path| path.display().to_string()).collect();
-    let mut options = format!("lowerdir={},{OPTIONS}", list.join(":"));
-    let mut flags = MountFlags::RDONLY;
-    if let Some(kept) = kept {
-        prepare(lowers, kept)?;
-        let (upper, work) = (kept.join("upper"), kept.join("work"));
-        options = format!("{options},upperdir={},workdir={}", upper.display(), work.display());
-        flags = MountFlags::empty();
-    }
-    mount(source, at, "overlay", flags, &options).map_err(|failed| failed.hint(NO_OVERLAYFS))?;
-    // Where it cannot make its work directory, overlayfs says so in the kernel's log and goes on without writing.
-    if kept.is_some() && data::is_read_only(at) {
-        rustix::mount::unmount(at, UnmountFlags::NOFOLLOW).map_err(|err| {
-            Failed::io(format_args!("cannot unmount {}", at.display()), err.into())
-        })?;
-        return Err(Failed::new(format_args!(
-            "the overlay of {} cannot be written to",
-            at.display()
-        ))
-        .hint("is the data partition full? the kernel's log says more"));
-    }
-    Ok(())
-}
-
-/// Makes the directories of an overlay, where they are missing.
-pub(super) fn prepare(lowers: &[PathBuf], kept: &Path) -> Result<(), Failed> {
-    let upper = kept.join("upper");
-    let is_new = !upper.exists();
-    make_dir(&upper)?;
-    make_dir(kept.join("work"))?;
-    match lowers.first() {
-        // The upper directory's own mode and owner become those of the mount.
-        Some(top) if is_new => copy_owner(top, &upper),
-        _ => Ok(()),
-    }
-}
-
-/// Gives a directory another one's mode and owner.
-pub(super) fn copy_owner(from: &Path, to: &Path) -> Result<(), Failed> {
-    use std::os::unix::fs::MetadataExt;
-    let copy = || -> io::Result<()> {
-        let metadata = fs::metadata(from)?;
-        std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid()))?;
-        fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777))
-    };
-    copy().map_err(|err| Failed::io(format_args!("cannot prepare {}", to.display()), err))
 }
 
 /// Puts the root in the place of the data partition, which from now on is seen in the workspace only.

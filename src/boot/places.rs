@@ -9,7 +9,7 @@ use rustix::mount::MountFlags;
 
 use super::choose::{self, open_as};
 use super::config::{Etc, Modes, Overlay, Var};
-use super::layers::{self, OVERLAYS};
+use super::overlay::{OVERLAYS, lay, prepare, transient};
 use super::workspace::{bind, mount, mount_tmpfs};
 use super::{Failed, Site};
 use crate::error::Error;
@@ -101,7 +101,7 @@ impl Places<'_> {
             }
             drop(state::make_directories(&self.site.data.path, &below)?);
             let kept = self.site.data.join(&below);
-            layers::prepare(std::slice::from_ref(&at), &kept)?;
+            prepare(std::slice::from_ref(&at), &kept)?;
             renew_stamps(&kept.join("upper"), &["."], self.tree);
             lay_over(&at, &kept)
         };
@@ -232,14 +232,14 @@ impl Places<'_> {
 
     /// Lays memory over directories, the uppermost first: changes are gone at the next boot.
     fn lay_memory(&self, name: &str, lowers: &[PathBuf], at: &Path) -> Result<(), Failed> {
-        let memory = layers::transient(name, None, self.site)?;
-        layers::lay(lowers, Some(&memory), at, Path::new("overlay"))
+        let memory = transient(name, None, self.site)?;
+        lay(lowers, Some(&memory), at, Path::new("overlay"))
     }
 }
 
 /// Lays an overlay over a directory of the root.
 fn lay_over(at: &PathBuf, kept: &Path) -> Result<(), Failed> {
-    layers::lay(std::slice::from_ref(at), Some(kept), at, Path::new("overlay"))
+    lay(std::slice::from_ref(at), Some(kept), at, Path::new("overlay"))
 }
 
 fn open_old(digest: Digest, site: &Site<'_>) -> Result<Option<Tree>, Error> {

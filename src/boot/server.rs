@@ -37,6 +37,9 @@ const TRACE_LEN_MAX: usize = 512 * 1024;
 const BOOTED: Duration = Duration::from_mins(2);
 /// How long a server may not answer before it is replaced, in seconds, as for `ashlar mount`.
 const WATCHDOG_SECS: u64 = 120;
+/// The name that a server bears. systemd spares processes of the superuser whose name starts with `@` when it ends all
+/// others (`docs/ROOT_STORAGE_DAEMONS.md`).
+pub(super) const NAME: &str = "@ashlar";
 /// What is said when a machine has to live without.
 const UNHELD: &str = "the root dies with its server, for nobody can hold it";
 /// What is said when the mount answers.
@@ -184,7 +187,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
 /// What a successor will need. A machine boots without it, too.
 fn inheritance(tree: &Tree, options: &Options, work: &Work, handed: Handed) -> Option<Inheritance> {
     let manner = Manner {
-        name: super::start::NAME.into(),
+        name: NAME.into(),
         log_level: "info".to_owned(),
         log: super::kmsg::open().map(OwnedFd::from),
         is_root: true,

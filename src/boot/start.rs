@@ -3,20 +3,47 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Failed;
+use super::choose::Chosen;
 use super::patience::Patience;
-use super::server::{READY, ServerArgs};
+use super::server::{NAME, READY, ServerArgs};
+use super::{Failed, Site};
+use crate::heal::corruption::OnCorruption;
 
 /// How long a server may take to end.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
-/// The name that a server bears. systemd spares processes of the superuser whose name starts with `@` when it ends all
-/// others (`docs/ROOT_STORAGE_DAEMONS.md`).
-pub(super) const NAME: &str = "@ashlar";
+
+/// Starts the server of an image.
+pub(super) fn serve(
+    chosen: &Chosen,
+    mountpoint: &Path,
+    init: Option<&str>,
+    on_corruption: OnCorruption,
+    site: &Site<'_>,
+) -> Result<(), Failed> {
+    let args = ServerArgs {
+        image: chosen.path.clone(),
+        root_digest: chosen.tree.root_digest(),
+        voucher: chosen.voucher.word().to_owned(),
+        mountpoint: mountpoint.to_owned(),
+        source: site.data.source.clone(),
+        empty: site.workspace.empty(),
+        init: init.map(str::to_owned),
+        on_corruption,
+        // Of the root: what is added to it is small.
+        record_trace: init.filter(|_| site.args.trace).map(|_| site.workspace.trace()),
+        takeover: site.args.takeover,
+        io_timeout_secs: site.args.io_timeout_secs,
+        unconfined: site.args.unconfined,
+        without: site.args.without.clone(),
+    };
+    start(&args, site.patience)
+}
 
 /// Starts a server; returns when its mount answers. When it fails, a mount that answers nothing may be left.
 pub fn start(args: &ServerArgs, patience: Patience) -> Result<(), Failed> {

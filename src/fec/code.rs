@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use reed_solomon_simd::engine::{DefaultEngine, Engine, ShardsRefMut, utils};
 
-use super::Progress;
 use super::matrix::Matrix;
 use super::scan::Damage;
 use crate::error::{Error, Result};
@@ -219,18 +218,6 @@ impl Code {
 fn shard_of(shards: &mut Columns, nth: u32, width: usize) -> Result<&mut [[u8; PIECE]]> {
     let start = usize_from_u32(nth).saturating_mul(width);
     shards.get_mut(start..).and_then(|rest| rest.get_mut(..width)).ok_or(Error::Invalid)
-}
-
-/// Told of bytes done, sums them up for one who is told how far it is.
-pub(super) fn adding<'a>(
-    done: &'a std::sync::atomic::AtomicU64,
-    total: u64,
-    progress: Progress<'a>,
-) -> impl Fn(u64) + Sync + 'a {
-    move |bytes| {
-        let before = done.fetch_add(bytes, Ordering::Relaxed);
-        progress(before.saturating_add(bytes).min(total), total);
-    }
 }
 
 impl std::fmt::Debug for Code {

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU64;
 
-use super::Progress;
-use super::code::{Code, Columns, adding, strips};
+use super::code::{Code, Columns, strips};
+use super::progress::{Progress, adding};
 use super::scan::{Damage, for_shards, sum};
 use crate::error::{Error, Result};
 use crate::format::fec::{Geometry, Head};

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU64;
 
-use super::code::{Code, adding, strips};
+use super::code::{Code, strips};
+use super::progress::{Progress, adding};
 use super::scan::{Damage, for_shards};
-use super::{Found, Progress, encode};
+use super::{Found, encode};
 use crate::error::{Error, Result};
 use crate::format::fec::Geometry;
 use crate::format::field::{u64_from_usize, usize_from_u64};

@@ -3,8 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::Progress;
-use super::code::adding;
+use super::progress::{Progress, adding};
 use crate::error::{Error, Result};
 use crate::format::fec::{Geometry, Head, SUM_LEN};
 use crate::format::field::{u64_from_usize, usize_from_u32, usize_from_u64};

@@ -1,6 +1,5 @@
 //! How does a tree become a mounted file system, and how does that end?
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,11 +12,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, Timespec};
-use serde::{Deserialize, Serialize};
 
+use super::connection::{Before, Connection, Facts};
 use super::counters::Counters;
 use super::heals;
-use super::journal::{Death, Journal};
+use super::journal::Journal;
 use super::mount::{self, MountError, Settings};
 use super::mountinfo::{self, Device};
 use super::placement::Placement;
@@ -51,62 +50,6 @@ pub struct Work {
     pub last_resort: Option<LastResort>,
     /// What each thread does first that answers the kernel or works for those: it gives up its privileges, say.
     pub first: fn(),
-}
-
-/// What there is to know of a mount, besides its descriptors, to serve it. Paths as bytes, for they may be no text.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Facts {
-    /// What the kernel said first. It says it once in the life of a mount.
-    pub greeting: Vec<u8>,
-    /// Where it was mounted.
-    pub mountpoint: Vec<u8>,
-    /// The image file.
-    pub source: Vec<u8>,
-    /// The mount's device number.
-    pub device: (u32, u32),
-    /// What vouched for the image.
-    pub anchor: String,
-}
-
-impl Facts {
-    /// Whether this kernel can ask again what a dead server left (`FUSE_HAS_RESEND`, Linux 6.9).
-    pub fn can_ask_again(&self) -> bool {
-        adopt::can_ask_again(&self.greeting)
-    }
-}
-
-/// A connection with the kernel, which another server can take up.
-#[derive(Debug)]
-pub struct Connection {
-    /// The device through which the kernel asks. As long as somebody has it, the mount lives.
-    pub device: OwnedFd,
-    /// What there is to know.
-    pub facts: Facts,
-    /// What is being answered.
-    pub journal: Arc<Journal>,
-    /// The process that keeps this one alive, for the report; 0 when there is none.
-    pub holder: AtomicU32,
-}
-
-impl Connection {
-    /// Where it was mounted.
-    pub fn mountpoint(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.facts.mountpoint))
-    }
-
-    /// The mount's device number.
-    pub fn device_number(&self) -> Device {
-        Device(self.facts.device.0, self.facts.device.1)
-    }
-}
-
-/// What became of the server before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Before {
-    /// It is dead, and may have left questions unanswered.
-    Dead(Death),
-    /// It lives, and leaves when we answer.
-    Leaving,
 }
 
 /// Directory entries that are looked at to find a file for [`warm_up`].

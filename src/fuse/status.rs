@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::connection::Connection;
 use super::counters::Counters;
 use super::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
-use super::session::Connection;
 use super::socket;
 use crate::format::field::u64_from_usize;
 use crate::fs::Tree;

@@ -11,12 +11,14 @@ use super::back_off::BackOff;
 use super::channel::{self, Heard, Word};
 use super::holder::PERIOD;
 use super::inheritance::Inheritance;
-use super::letter::{Kit, Letter, Namespace, Role};
+use super::letter::{Kit, Letter, Role};
+use super::namespace::Namespace;
 use super::peer::Peer;
 use super::program::Program;
 use super::upgrade;
+use crate::fuse::connection::{Before, Connection};
 use crate::fuse::journal::{Death, Journal};
-use crate::fuse::session::{self, Before, Connection};
+use crate::fuse::session;
 
 /// For how many of its periods a holder may be silent: it asks in each whether we live.
 const SILENT_MAX: u32 = 6;

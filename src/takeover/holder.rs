@@ -9,9 +9,9 @@ use super::back_off::BackOff;
 use super::channel::{Heard, Word};
 use super::letter::{Kit, Letter, Role};
 use super::peer::Peer;
+use crate::fuse::connection::Before;
 use crate::fuse::journal::{Death, Journal};
 use crate::fuse::mount::is_connected;
-use crate::fuse::session::Before;
 
 /// How often the server is asked whether it lives.
 pub(super) const PERIOD: Duration = Duration::from_secs(10);

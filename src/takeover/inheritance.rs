@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use super::letter::Duty;
+use super::namespace::Namespace;
 use super::program::Program;
-use super::upgrade::mount_namespace;
 use crate::fs::Tree;
 use crate::fuse::session::Work;
 use crate::heal::handed::Handed;
@@ -69,7 +69,7 @@ impl Inheritance {
                 is_mapped: is_file && options.method != Method::Pread,
                 log_level,
                 is_root,
-                namespace: mount_namespace()?,
+                namespace: Namespace::own()?,
                 is_foreground,
                 watchdog_secs,
                 io_timeout_secs: options.io_timeout.map_or(0, |patience| patience.as_secs()),

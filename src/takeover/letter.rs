@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fuse::session::{Before, Facts};
+use super::namespace::Namespace;
+use crate::fuse::connection::{Before, Facts};
 use crate::heal::handed::Plan;
 
 /// What the message looks like. Another program's may look otherwise; then it is not understood, and nothing changes.
@@ -20,15 +21,6 @@ pub enum Role {
     Server,
     /// It watches the server.
     Holder,
-}
-
-/// A name space, as stat(2) tells it from others (namespaces(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Namespace {
-    /// The device of `nsfs`.
-    pub device: u64,
-    /// The number on it.
-    pub inode: u64,
 }
 
 /// How a mount is to be served.

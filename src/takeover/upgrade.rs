@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::channel;
 use super::guard::Guard;
-use super::letter::Namespace;
+use super::namespace::NAMESPACE;
 use super::program::Program;
 use crate::fuse::mountinfo::{self, Device, FILE_SYSTEM_TYPE};
 use crate::fuse::socket;
@@ -21,8 +21,6 @@ use crate::fuse::socket;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an upgrade may take.
 const UPGRADE_PATIENCE: Duration = Duration::from_mins(1);
-/// The name space of mounts that a process is in (namespaces(7)).
-const NAMESPACE: &str = "/proc/self/ns/mnt";
 /// What is asked for, and the answers.
 const UPGRADE: &[u8] = b"upgrade";
 const DONE: &str = "serves ";
@@ -121,7 +119,7 @@ fn answer(mut stream: UnixStream, guard: &Guard) -> io::Result<()> {
         return stream.write_all(format!("{REFUSED}this is no upgrade").as_bytes());
     };
     // The socket's name is known to whoever shares our network, a container's superuser among them.
-    if !is_namespace(&namespace, guard.namespace())? {
+    if !guard.namespace().is(&namespace)? {
         let why = "whoever asks is in another name space of mounts";
         return stream.write_all(format!("{REFUSED}{why}").as_bytes());
     }
@@ -134,16 +132,4 @@ fn answer(mut stream: UnixStream, guard: &Guard) -> io::Result<()> {
     let Err(err) = guard.make_room(program, tell);
     stream.write_all(format!("{REFUSED}{err}").as_bytes())?;
     Err(err)
-}
-
-/// The name space of mounts that this process is in, as it is known by its number.
-pub(super) fn mount_namespace() -> io::Result<Namespace> {
-    let stat = rustix::fs::stat(NAMESPACE)?;
-    Ok(Namespace { device: stat.st_dev, inode: stat.st_ino })
-}
-
-/// Whether a descriptor is that of a name space. Nobody can make a file that looks like it: the device is the kernel's own.
-fn is_namespace(descriptor: &OwnedFd, expected: Namespace) -> io::Result<bool> {
-    let stat = rustix::fs::fstat(descriptor)?;
-    Ok(Namespace { device: stat.st_dev, inode: stat.st_ino } == expected)
 }

@@ -4,19 +4,20 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::admission::{refuse_old, remember_current};
 use super::book::Book;
 use super::disk;
 use super::download::download;
 use super::failed::Failed;
 use super::fetch::{self, Missing};
 use super::head::{self, Head};
-use super::install::{Progress, Step, Wish, refuse_old, remember_current, workers};
 use super::origin::Origin;
 use super::part::Part;
 use super::place::Place;
 use super::seeds::Seeds;
 use super::single;
 use super::whole::read_back;
+use super::wish::{Counts, Progress, Step, Wish, workers};
 use crate::error::{Error, Untrusted};
 use crate::format::digest::Digest;
 use crate::format::field::{u64_from_usize, usize_from_u32};
@@ -25,14 +26,6 @@ use crate::format::superblock;
 use crate::store::parallel::on_threads;
 use crate::store::{self, CacheLimits, Store, proof};
 use crate::trust::Anchor;
-
-/// Bytes, by where they came from.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) fetched: u64,
-    pub(super) copied: AtomicU64,
-    pub(super) resumed: AtomicU64,
-}
 
 /// The digest of what looks like a superblock. It says which image this wants to be, and nothing more.
 pub(super) fn claimed_digest(origin: &dyn Origin) -> Result<Digest, Failed> {
@@ -58,7 +51,7 @@ pub(super) fn bring(
 ) -> Result<u64, Failed> {
     let (part, head) = if origin.has_ranges() {
         let head = Head::find(origin, wish.anchor, wish.signatures.clone())?;
-        same(origin, claimed, &head)?;
+        head::same(origin, claimed, &head)?;
         refuse_old(place, book, head.superblock.image_version, wish)?;
         let part = Part::begin(&place.part(head.root_digest), head.len())?;
         fill(place, origin, wish, &head, &part, counts)?;
@@ -93,15 +86,6 @@ pub(super) fn bring(
         disk::rename_new(part.path(), target).map_err(wrap)?;
     }
     Ok(head.superblock.image_version)
-}
-
-/// The image gets the name of what it claimed to be at first: it must still be that.
-pub(super) fn same(origin: &dyn Origin, claimed: Digest, head: &Head) -> Result<(), Failed> {
-    if head.root_digest == claimed {
-        return Ok(());
-    }
-    Err(Failed::new(format_args!("{}: the image changed meanwhile", origin.shown()))
-        .hint("run it again"))
 }
 
 /// Fills a part from what is here and what is fetched.

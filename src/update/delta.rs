@@ -332,7 +332,7 @@ impl Origin for DeltaOrigin {
     }
 
     fn connections(&self) -> usize {
-        super::install::workers()
+        super::wish::workers()
     }
 
     fn range_len_max(&self) -> u64 {

@@ -1,14 +1,14 @@
 //! What if a server knows no ranges? Then all of an image comes, from its beginning, and what it is is known when it is there.
 
+use super::admission::refuse_old;
 use super::book::Book;
-use super::bring::{Counts, same};
 use super::failed::Failed;
 use super::fetch::pause;
 use super::head::{self, Head, TRAILER_LEN_MAX};
-use super::install::{Step, Wish, refuse_old};
 use super::origin::{FileOrigin, Origin, Trouble};
 use super::part::Part;
 use super::place::Place;
+use super::wish::{Counts, Step, Wish};
 use crate::error::{Error, Untrusted};
 use crate::format::digest::Digest;
 use crate::format::field::u64_from_usize;
@@ -37,7 +37,7 @@ pub(super) fn download(
             message: format!("{}: {failed}", origin.shown()),
             ..failed
         })?;
-        same(origin, claimed, &head)?;
+        head::same(origin, claimed, &head)?;
         refuse_old(place, book, head.superblock.image_version, wish)?;
         // Behind the image there is what we know of, and nothing else.
         part.write(&head.trailer, head.superblock.image_len)?;

@@ -210,3 +210,12 @@ impl Source for Pieces {
         Ok(())
     }
 }
+
+/// The image gets the name of what it claimed to be at first: it must still be that.
+pub(super) fn same(origin: &dyn Origin, claimed: Digest, head: &Head) -> Result<(), Failed> {
+    if head.root_digest == claimed {
+        return Ok(());
+    }
+    Err(Failed::new(format_args!("{}: the image changed meanwhile", origin.shown()))
+        .hint("run it again"))
+}

@@ -6,76 +6,19 @@
 
 use std::path::PathBuf;
 
+use super::admission::{floor, refuse_bad, refuse_old, remember_current};
 use super::book::Book;
-use super::bring::{Counts, bring, claimed_digest};
+use super::bring::{bring, claimed_digest};
 use super::failed::Failed;
 use super::head::Head;
 use super::origin::Origin;
 use super::place::{Place, SINGLE};
 use super::single;
-use super::state::{NotPossible, State, TRIES};
+use super::state::NotPossible;
 use super::whole::is_whole_at;
+use super::wish::{Counts, Wish};
 use crate::format::digest::Digest;
 use crate::image::{self, Method};
-use crate::trust::Anchor;
-
-/// What is done now, and how far it is: bytes done, and bytes in all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Blocks are looked for on this machine.
-    Looking,
-    /// Blocks are fetched.
-    Fetching,
-    /// The disk writes.
-    Writing,
-    /// All is read back.
-    Verifying,
-}
-
-/// Told how far it is.
-pub type Progress<'a> = &'a (dyn Fn(Step, u64, u64) + Sync);
-
-/// What is wanted.
-pub struct Wish<'a> {
-    /// Who must vouch for the image.
-    pub anchor: &'a Anchor,
-    /// Signatures from beside it.
-    pub signatures: Vec<Vec<u8>>,
-    /// Whether it may be older than what was blessed here.
-    pub allow_downgrade: bool,
-    /// Whether it may be one that was given up here.
-    pub allow_bad: bool,
-    /// How often it is tried until somebody blesses it; with none it is the default at once.
-    pub tries: Option<u8>,
-    /// The image that runs, where this is the data partition of a running system.
-    pub booted: Option<Digest>,
-    /// Further images that may have blocks of it.
-    pub seeds: Vec<PathBuf>,
-    /// Who is told.
-    pub progress: Progress<'a>,
-}
-
-impl<'a> Wish<'a> {
-    /// The usual one: an image that somebody vouches for, no older than what was here, on trial; nobody is told.
-    pub fn new(anchor: &'a Anchor) -> Self {
-        Wish {
-            anchor,
-            signatures: Vec::new(),
-            allow_downgrade: false,
-            allow_bad: false,
-            tries: Some(TRIES),
-            booted: None,
-            seeds: Vec::new(),
-            progress: &|_, _, _| {},
-        }
-    }
-}
-
-impl std::fmt::Debug for Wish<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wish").field("anchor", &self.anchor).finish_non_exhaustive()
-    }
-}
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -147,71 +90,6 @@ pub fn install(place: &Place, origin: &dyn Origin, wish: &Wish<'_>) -> Result<In
         was_here,
         is_next: is_single || book.state().order().first() == Some(&claimed),
     })
-}
-
-/// A machine that was never updated remembers now what it boots: after a power cut the new image would be the newest one, and
-/// booted as if it had proved itself.
-pub(super) fn remember_current(
-    book: &mut Book,
-    place: &Place,
-    coming: Digest,
-    booted: Option<Digest>,
-) -> Result<(), Failed> {
-    if book.is_known() || place.is_single() {
-        return Ok(());
-    }
-    let newest = || place.stored().ok()?.into_iter().max_by_key(|stored| stored.version);
-    let current = booted.or_else(|| newest().map(|stored| stored.root_digest));
-    match current.filter(|current| *current != coming) {
-        Some(current) => Ok(book.write(&State { default: Some(current), ..book.state().clone() })?),
-        None => Ok(()),
-    }
-}
-
-/// An image that was given up here comes back by no timer: only when a person says so.
-fn refuse_bad(state: &State, image: Digest, wish: &Wish<'_>) -> Result<(), Failed> {
-    match state.bad.iter().find(|bad| bad.image == image) {
-        Some(bad) if !wish.allow_bad => Err(Failed::new(format_args!(
-            "image {image} was given up on this machine: {}",
-            bad.why
-        ))
-        .hint("--allow-bad tries it again")),
-        _ => Ok(()),
-    }
-}
-
-/// Nobody brings back an old image with its old faults, signed as it is.
-pub(super) fn refuse_old(
-    place: &Place,
-    book: &Book,
-    version: u64,
-    wish: &Wish<'_>,
-) -> Result<(), Failed> {
-    let floor = floor(place, book, wish.booted)?;
-    if version < floor && !wish.allow_downgrade {
-        return Err(Failed::new(format_args!(
-            "the image has version {version}, which is older than version {floor} of this machine"
-        ))
-        .hint("--allow-downgrade installs it nevertheless; `ashlar update rollback` goes back to the image before"));
-    }
-    Ok(())
-}
-
-/// The version that an image must have at least.
-fn floor(place: &Place, book: &Book, booted: Option<Digest>) -> Result<u64, Failed> {
-    let stored = place.stored()?;
-    let version_of = |digest: Digest| {
-        stored.iter().find(|stored| stored.root_digest == digest).map(|stored| stored.version)
-    };
-    let running = booted.or(book.state().default).and_then(version_of);
-    let single = stored.first().filter(|_| place.is_single()).map(|stored| stored.version);
-    let floors = [Some(book.state().version_floor), running, single];
-    Ok(floors.into_iter().flatten().max().unwrap_or(0))
-}
-
-/// As many as there are processors; but in tests that cut the power at a change, all changes are made in order.
-pub(super) fn workers() -> usize {
-    if cfg!(test) { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) }
 }
 
 /// Has the image tried at the next boot.

@@ -142,7 +142,7 @@ impl Origin for FileOrigin {
     }
 
     fn connections(&self) -> usize {
-        super::install::workers()
+        super::wish::workers()
     }
 
     fn range_len_max(&self) -> u64 {

@@ -112,7 +112,7 @@ impl Part {
         let wrap = |err| Failed::io("cannot write parity", err);
         let made = self.make_room(geometry.end(), len).and_then(|()| {
             disk::step("make parity").map_err(wrap)?;
-            fec::encode(&self.file, geometry, super::install::workers(), &|_, _| {})?;
+            fec::encode(&self.file, geometry, super::wish::workers(), &|_, _| {})?;
             // What does not reach the disk is no parity, and shall not be what the image fails by.
             self.file.sync_all().map_err(wrap)
         });

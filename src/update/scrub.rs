@@ -8,8 +8,8 @@ use rustix::fs::Advice;
 
 use super::checked::{self, Checked};
 use super::failed::Failed;
-use super::install::Step;
 use super::place::Place;
+use super::wish::Step;
 use crate::format::digest::Digest;
 use crate::format::index::BlockIndex;
 use crate::image::{self, Method, Source};

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::book::Book;
 use super::failed::Failed;
-use super::install::{Installed, Wish, install};
+use super::install::{Installed, install};
 use super::keep;
 use super::origin::FileOrigin;
 use super::place::{Place, SINGLE, SINGLE_PREVIOUS};
 use super::single;
+use super::wish::Wish;
 use crate::format::digest::Digest;
 use crate::power;
 use crate::trust::Anchor;

@@ -1,7 +1,9 @@
 //! Is every directory right, and do they make one tree?
 
 use super::Findings;
-use super::inodes::{Cursor, Node, is_about_a_block};
+use super::cursor::Cursor;
+use super::node::Node;
+use super::walk::is_about_a_block;
 use crate::error::{Corrupt, Error};
 use crate::format::DEPTH_MAX;
 use crate::format::field::{u32_from_usize, usize_from_u32};

@@ -2,7 +2,8 @@
 
 use super::Findings;
 use super::blocks::Blocks;
-use super::inodes::{Cursor, is_about_a_block};
+use super::cursor::Cursor;
+use super::walk::is_about_a_block;
 use crate::error::{Corrupt, Error};
 use crate::format::field::{u32_from_usize, usize_from_u32};
 use crate::format::index::{BlockIndex, InodeIndex};

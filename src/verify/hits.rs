@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::blocks::Bad;
-use super::inodes::{Step, each};
+use super::walk::{Step, each};
 use super::{Finding, names};
-use crate::format::field::{u32_from_u64, u64_from_usize};
+use crate::format::field::u32_from_u64;
 use crate::format::index::InodeIndex;
 use crate::format::inode::{self, Body, Inode, Runs};
 use crate::format::run;
@@ -143,9 +143,4 @@ impl Hits<'_> {
             }
         }
     }
-}
-
-/// Bytes that a path of so many components costs to keep.
-pub(super) fn cost(path: &[u8]) -> u64 {
-    u64_from_usize(path.len()).saturating_add(48)
 }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::hits::cost;
-use crate::format::field::usize_from_u32;
+use crate::format::field::{u64_from_usize, usize_from_u32};
 use crate::format::index::InodeIndex;
 use crate::format::inode::Kind;
 use crate::fs::Tree;
@@ -74,4 +73,9 @@ fn path_of(directories: &[Found], mut at: u32, name: &[u8]) -> Vec<u8> {
         path.extend_from_slice(name);
     }
     path
+}
+
+/// Bytes that a path of so many components costs to keep.
+fn cost(path: &[u8]) -> u64 {
+    u64_from_usize(path.len()).saturating_add(48)
 }

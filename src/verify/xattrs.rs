@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::Findings;
-use super::inodes::is_about_a_block;
+use super::walk::is_about_a_block;
 use crate::error::{Corrupt, Error};
 use crate::format::COMPAT_POSIX_ACL;
 use crate::format::field::{u32_from_u64, usize_from_u64};

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use ashlarfs::update::failed::Failed;
 use ashlarfs::update::http::{Http, HttpOptions};
-use ashlarfs::update::install::{Installed, Wish, install};
+use ashlarfs::update::install::{Installed, install};
 use ashlarfs::update::origin::{FileOrigin, Origin};
 use ashlarfs::update::place::Place;
+use ashlarfs::update::wish::Wish;
 use ashlarfs::{Anchor, Digest};
 use tempfile::TempDir;
 

@@ -8,8 +8,9 @@ use ashlarfs::format::inode::Kind;
 use ashlarfs::fs::file::Place;
 use ashlarfs::{Anchor, Tree};
 
-use super::{Options, Progress, Summary, build};
+use super::{Options, Summary, build};
 use crate::Failure;
+use crate::options::Progress;
 use crate::plan::Wanted;
 use crate::testing::Warnings;
 use crate::tree::{Body, Content, Contents, Node, NodeId, SourceTree};

@@ -9,7 +9,8 @@ use super::Target;
 use super::source::{NetArgs, Remote, VouchArgs, is_url, open_file};
 use crate::cli::{Failure, Outcome, say};
 use crate::trust::Anchor;
-use crate::update::install::{Offer, Wish, look, offer};
+use crate::update::install::{Offer, look, offer};
+use crate::update::wish::Wish;
 
 /// Arguments of `ashlar update check`.
 #[derive(Debug, Args)]

@@ -18,9 +18,10 @@ use crate::trust::Anchor;
 use crate::update::checked::{self, Checked};
 #[cfg(feature = "net")]
 use crate::update::http::Http;
-use crate::update::install::{self, Installed, Wish};
+use crate::update::install::{self, Installed};
 use crate::update::origin::Origin;
 use crate::update::state::TRIES;
+use crate::update::wish::Wish;
 
 /// Arguments of `ashlar update install`.
 #[derive(Debug, Args)]

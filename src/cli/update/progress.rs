@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::update::install::Step;
+use crate::update::wish::Step;
 
 /// A bar, or nothing.
 #[derive(Debug)]

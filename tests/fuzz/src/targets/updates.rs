@@ -10,12 +10,13 @@ use ashlarfs::format::trailer::{self, signed_text};
 use ashlarfs::store::proof;
 use ashlarfs::update::delta::{self, DeltaOrigin};
 use ashlarfs::update::failed::Failed;
-use ashlarfs::update::install::{self, Wish};
+use ashlarfs::update::install;
 use ashlarfs::update::latest::{self, Latest};
 use ashlarfs::update::origin::{Origin, Trouble};
 use ashlarfs::update::place::Place;
 use ashlarfs::update::record::{self, Record};
 use ashlarfs::update::state::{BAD_MAX, Bad, State, Trial, Why};
+use ashlarfs::update::wish::Wish;
 use ashlarfs::{Anchor, Digest};
 
 use super::decoders::array;
