@@ -166,7 +166,9 @@ impl Machine<'_> {
             command.arg("-initrd").arg(initramfs);
         }
         let (panic, append) = (self.panic, &self.append);
-        let append = format!("console=ttyS0 {panic} loglevel=5 printk.devkmsg=on {append}");
+        // On a busy machine the emulated timer looks broken to a kernel that tries it.
+        let append =
+            format!("console=ttyS0 no_timer_check {panic} loglevel=5 printk.devkmsg=on {append}");
         command.arg("-append").arg(append);
         if self.network {
             command.args(["-netdev", "user,id=net0"]);

@@ -142,6 +142,21 @@ pub(super) fn modes(bench: &Bench<'_>) -> Result<()> {
         sound
         ",
     )?;
+    for name in ["one", "two"] {
+        machine.boot(
+            &format!("ashlar={name} ashlar.etc=transient"),
+            &format!(
+                r"
+                is {name} cat /etc/version
+                is image cat /etc/hostname
+                gone /etc/new
+                write local /etc/hostname
+                write new /etc/new
+                sound
+                "
+            ),
+        )?;
+    }
     machine.boot(
         "ashlar=one ashlar.etc=overlay",
         r"
@@ -168,6 +183,15 @@ pub(super) fn modes(bench: &Bench<'_>) -> Result<()> {
         "ashlar=two ashlar.etc=ro",
         r"
         is image cat /etc/hostname
+        there /etc/passwd
+        erofs touch /etc/another
+        sound
+        ",
+    )?;
+    machine.boot(
+        "ashlar=one ashlar.etc=ro",
+        r"
+        is one cat /etc/version
         there /etc/passwd
         erofs touch /etc/another
         sound

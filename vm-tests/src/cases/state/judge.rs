@@ -95,7 +95,8 @@ impl Judge {
         let args = BootArgs::parse(&self.words).doing("a bad command line")?.unwrap_or_default();
         let data = Data { path: at.to_owned(), source: PathBuf::new(), device: (0, 0) };
         let slots = Slots::begin(&data, &args);
-        let candidates = choose::candidates(at, &args, &slots).doing("nothing can be booted")?;
+        let candidates =
+            choose::candidates(at, &args, &self.keys, &slots).doing("nothing can be booted")?;
         let Some(first) = candidates.images.first() else {
             return failed("no image can be booted");
         };

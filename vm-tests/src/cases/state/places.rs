@@ -61,6 +61,14 @@ pub(super) fn var(bench: &Bench<'_>) -> Result<()> {
         sound
         ",
     )?;
+    machine.boot(
+        "ashlar=one ashlar.var=ro",
+        r"
+        is one cat /var/lib/version
+        erofs touch /var/lib/another
+        sound
+        ",
+    )?;
     machine.boot("ashlar=two", "is kept cat /var/lib/note\nthere /var/.updated")?;
     Ok(())
 }
@@ -244,8 +252,7 @@ pub(super) fn config(bench: &Bench<'_>) -> Result<()> {
 }
 
 pub(super) fn hook(bench: &Bench<'_>) -> Result<()> {
-    let mut machine = Machine::new(bench)?;
-    machine.image("one", 1, |_| Ok(()))?;
+    let mut machine = Machine::with_two(bench)?;
     machine.hook = Some(include_bytes!("../../../guest/mode-hook.sh"));
     let config = "overlay = \"persistent\"\netc = \"transient\"\n";
     fs::write(machine.scene.data.join("ashlar.toml"), config).doing("cannot write a file")?;
@@ -271,6 +278,16 @@ pub(super) fn hook(bench: &Bench<'_>) -> Result<()> {
         "ashlar=one vm.button=down ashlar.overlay=no",
         r"
         ashlar boot status | grep -qx 'overlay  *no'
+        is note cat /root/note
+        sound
+        ",
+    )?;
+    // What it says is for each image.
+    machine.boot(
+        "ashlar=two vm.button=down",
+        r"
+        ashlar boot status | grep -qx 'overlay  *tmpfs'
+        is two cat /usr/version
         is note cat /root/note
         sound
         ",
