@@ -14,6 +14,7 @@ mod hook;
 pub mod hygiene;
 pub mod kmsg;
 pub mod layers;
+mod modules;
 pub mod mounts;
 pub mod needs;
 mod overlay;
@@ -28,7 +29,6 @@ pub mod trampoline;
 pub mod workspace;
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -110,7 +110,7 @@ pub struct Setup {
 
 /// Replaces the data partition by an image, if the kernel command line asks for one. `None` when it does not.
 pub fn setup(setup: &Setup) -> Result<Option<Report>, Failed> {
-    let text = fs::read_to_string("/proc/cmdline")
+    let text = cmdline::read()
         .map_err(|err| Failed::io("cannot read /proc/cmdline", err).hint("mount proc first"))?;
     let Some(args) = BootArgs::parse(&text).map_err(Failed::new)? else { return Ok(None) };
     let level = if args.debug {
@@ -189,10 +189,11 @@ fn in_workspace(setup: &Setup, args: &BootArgs, workspace: &Workspace) -> Result
 fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
     let Site { args, workspace, data, .. } = *site;
     let mut slots = Slots::begin(data, args);
-    let candidates = choose::candidates(&data.path, args, &slots)?;
+    let candidates = choose::candidates(&data.path, args, site.keys, &slots)?;
     // What it took to look for them is not taken from what serving them may take.
     let site = &Site { patience: Patience::begin(), ..*site };
     let mut refused = Vec::new();
+    let mut tried: Vec<PathBuf> = Vec::new();
     if let Some(missing) = candidates.missing {
         tracing::error!("{missing}");
         refused.push(Refused {
@@ -211,6 +212,10 @@ fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
         match boot_from(&candidate, site) {
             Ok(None) => {}
             Ok(Some(mut report)) => {
+                // Where no image can be booted, none of them may be at fault: the kernel lacks FUSE, say.
+                for path in &tried {
+                    slots.refuse(path, data);
+                }
                 layers::replace(newroot, workspace)?;
                 report.slot = slots.slot_of(&report.root_digest, refused.is_empty());
                 report.refused = refused;
@@ -219,7 +224,7 @@ fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
             Err(failed) => {
                 let image = choose::shown(&data.path, &candidate.path);
                 tracing::error!("{image} is refused: {failed}");
-                slots.refuse(&candidate.path, data);
+                tried.push(candidate.path);
                 refused.push(Refused { image, why: failed.message, hint: failed.hint });
                 workspace.clear();
             }
@@ -237,7 +242,7 @@ fn boot_one_of(site: &Site<'_>, newroot: &Path) -> Result<Report, Failed> {
 /// asked for.
 fn boot_from(candidate: &Candidate, site: &Site<'_>) -> Result<Option<Report>, Failed> {
     let chosen = choose::open(candidate, site.args, site.keys)?;
-    if site.args.wanted == Wanted::Any && extension::is_one(&chosen.tree) {
+    if site.args.wanted == Wanted::Any && choose::is_extension(&chosen.tree) {
         tracing::debug!("{} is no root", chosen.path.display());
         return Ok(None);
     }

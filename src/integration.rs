@@ -183,6 +183,12 @@ pub const CARRIED: &[Carried] = &[
         content: Content::Link("../ashlar-root.service"),
     },
     Carried {
+        path: "usr/lib/systemd/system/emergency.service.d/50-ashlar.conf",
+        mode: 0o644,
+        parts: &[Part::Systemd],
+        content: carried!("systemd/emergency.conf"),
+    },
+    Carried {
         path: "usr/lib/systemd/system-generators/ashlar-generator",
         mode: 0o755,
         parts: &[Part::Systemd],

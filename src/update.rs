@@ -11,6 +11,7 @@ pub mod checked;
 pub mod delta;
 mod disk;
 mod download;
+mod etc;
 pub mod failed;
 mod fetch;
 mod head;

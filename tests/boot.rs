@@ -218,6 +218,46 @@ fn what_nobody_vouches_for_is_refused_and_all_is_as_it_was() {
 }
 
 #[test]
+fn what_is_no_root_is_never_the_one_that_is_meant() {
+    alone("what_is_no_root_is_never_the_one_that_is_meant", || {
+        let version = |version: &str, which: &'static str| {
+            Image::build(&["--image-version", version], move |tree| {
+                fill(tree);
+                fs::write(tree.join("which"), format!("{which}\n")).unwrap();
+            })
+        };
+        let (old, new) = (version("1", "old"), version("2", "new"));
+        let release = "usr/lib/extension-release.d";
+        let extension = Image::build(&["--image-version", "3"], |tree| {
+            fs::create_dir_all(tree.join(release)).unwrap();
+            fs::write(tree.join(release).join("extension-release.x"), "ID=_any\n").unwrap();
+        });
+        let key = sign(&[&old, &new, &extension]);
+        let machine = Machine::new(&[
+            ("images/old.img", &old),
+            ("images/new.img", &new),
+            ("images/extension.img", &extension),
+        ]);
+        for (words, which) in [
+            ("", "new\n"),
+            ("ashlar.fallback=no", "new\n"),
+            ("ashlar.slot=previous", "old\n"),
+            ("ashlar.slot=previous ashlar.fallback=no", "old\n"),
+        ] {
+            let said = machine.runs(&format!(
+                "setup ashlar {words} ashlar.key={key} 2>$place/err || cat $place/err; cat $root/which"
+            ));
+            assert_eq!(said, which, "{words}");
+        }
+        // Bytes of a command line that are no text are for somebody else.
+        let said = machine.runs(&format!(
+            "setup \"$(printf 'other=\\377') ashlar ashlar.key={key}\"; cat $root/which"
+        ));
+        assert_eq!(said, "new\n");
+    });
+}
+
+#[test]
 fn a_damaged_first_program_is_found_before_it_is_needed() {
     alone("a_damaged_first_program_is_found_before_it_is_needed", || {
         let good = Image::build(&["--image-version", "1"], fill);

@@ -102,6 +102,7 @@ fn installs_what_the_tree_has_use_for_and_removes_it() {
         ("usr/share/initramfs-tools/scripts/local-bottom/ashlar", 0o755),
         ("usr/lib/systemd/system/initrd-root-fs.target.requires/ashlar-root.service", 0o644),
         ("usr/lib/systemd/system-generators/ashlar-generator", 0o755),
+        ("usr/lib/systemd/system/emergency.service.d/50-ashlar.conf", 0o644),
     ] {
         assert_eq!(work.mode(path), mode, "{path}");
     }

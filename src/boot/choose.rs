@@ -11,6 +11,7 @@ use super::Failed;
 use super::cmdline::{BootArgs, Slot, Wanted};
 use super::config::{Config, FILE_LEN_MAX};
 use super::data::{CONFIG_IN_ROOT, read_text};
+use super::needs::INIT;
 use super::patience::Patience;
 use super::slots::Slots;
 use crate::format::digest::Digest;
@@ -21,6 +22,8 @@ use crate::trust::{self, Anchor};
 use crate::update::place::{IMAGES, SINGLE, SINGLE_PREVIOUS, is_image_name, look};
 use crate::{Error, Healer, Method, Options, Tree};
 
+/// Where extensions say what they are made for (extension-release(5)); what is no extension has none of it.
+pub(super) const RELEASES: &str = "usr/lib/extension-release.d";
 /// Most images that are looked at.
 const IMAGES_MAX: usize = 256;
 
@@ -105,7 +108,12 @@ pub struct Candidates {
 
 /// The images that may be booted. What is asked for comes first, on the kernel command line or else in the boot record; the others
 /// need a signature, which [`open`] insists on.
-pub fn candidates(data: &Path, args: &BootArgs, slots: &Slots) -> Result<Candidates, Failed> {
+pub fn candidates(
+    data: &Path,
+    args: &BootArgs,
+    keys: &Keys,
+    slots: &Slots,
+) -> Result<Candidates, Failed> {
     let patience = Patience::begin();
     let mut all = slots.sort(all(data, patience));
     let list: Vec<String> = all.iter().map(|path| shown(data, path)).collect();
@@ -128,6 +136,14 @@ pub fn candidates(data: &Path, args: &BootArgs, slots: &Slots) -> Result<Candida
     all.retain(|path| first.as_ref().is_none_or(|first| first.path != *path));
     let mut rest: Vec<Candidate> =
         all.into_iter().map(|path| Candidate { path, pinned: None }).collect();
+    if args.wanted == Wanted::Any && (args.slot == Slot::Previous || !args.may_fall_back()) {
+        // Which one comes first matters now, and what is no root never does.
+        let is_root = |candidate: &Candidate| {
+            patience.left().is_err()
+                || open(candidate, args, keys).map_or(true, |chosen| !is_extension(&chosen.tree))
+        };
+        rest.drain(..rest.iter().position(is_root).unwrap_or(rest.len()));
+    }
     match args.slot {
         Slot::Current => {}
         Slot::Previous if args.pinned().is_some() => {
@@ -184,11 +200,11 @@ fn all(data: &Path, patience: Patience) -> Vec<PathBuf> {
             return found;
         }
     };
-    let entries = entries.flatten().take(IMAGES_MAX);
-    for entry in entries.take_while(|_| patience.left().is_ok()) {
-        let path = entry.path();
+    // Signatures and downloads are no images, however many there are.
+    let paths = entries.flatten().map(|entry| entry.path()).filter(|path| is_image_name(path));
+    for path in paths.take(IMAGES_MAX).take_while(|_| patience.left().is_ok()) {
         let Ok(metadata) = path.metadata() else { continue };
-        if metadata.is_file() && is_image_name(&path) {
+        if metadata.is_file() {
             let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             // Nobody vouches for the version yet: it only says which is tried first.
             dated.push((look(&path).map_or(0, |image| image.version), changed, path));
@@ -235,6 +251,12 @@ fn with_digest(all: &[PathBuf], digest: Digest, patience: Patience) -> Option<Pa
 fn is_image(path: &Path, digest: Digest) -> bool {
     let source = image::open(path, Method::Pread);
     source.is_ok_and(|source| store::open_superblock(&*source, digest).is_ok())
+}
+
+/// Whether this is an image that is added to others, and no root of its own.
+pub(super) fn is_extension(tree: &Tree) -> bool {
+    let has = |path: &str| tree.resolve_following(path.as_bytes()).is_ok();
+    has(RELEASES) && !has(INIT)
 }
 
 /// Opens an image if somebody vouches for it. What it does not have any more is looked for in the images beside it.

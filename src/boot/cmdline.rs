@@ -107,6 +107,11 @@ impl fmt::Display for BadCmdline {
 
 impl std::error::Error for BadCmdline {}
 
+/// What the kernel was told. What is no text in it is for somebody else.
+pub fn read() -> std::io::Result<String> {
+    Ok(String::from_utf8_lossy(&std::fs::read("/proc/cmdline")?).into_owned())
+}
+
 impl BootArgs {
     /// Reads a command line. Nothing when it does not speak to us: without `ashlar` or `ashlar=…` this is no business of ours.
     ///

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::choose::{self, Candidate, Chosen, Voucher};
+use super::choose::{self, Candidate, Chosen, RELEASES, Voucher};
 use super::config::Modes;
 use super::overlay::copy_owner;
 use super::workspace::unmount;
@@ -14,8 +14,6 @@ use crate::fs::Tree;
 use crate::fs::stack::Stack;
 use crate::heal::corruption::OnCorruption;
 
-/// Where extensions say what they are made for (extension-release(5)); what is no extension has none of it.
-const RELEASES: &str = "usr/lib/extension-release.d";
 /// What the name of such a file begins with; the extension's name comes behind.
 const PREFIX: &str = "extension-release.";
 /// Where a system says what it is (os-release(5)); the first that is there counts.
@@ -51,17 +49,18 @@ impl Served {
         Ok(lowers)
     }
 
+    /// Unmounts them, where the root can do without. Their servers end by themselves.
+    pub(super) fn leave(self) {
+        for (path, _) in self.above.iter().chain(&self.below) {
+            unmount(path);
+        }
+    }
+
     /// The images themselves, in the same order.
     pub(super) fn trees<'a>(&'a self, root: &'a Tree) -> Vec<&'a Tree> {
         let trees = |of: &'a [(PathBuf, Tree)]| of.iter().map(|(_, tree)| tree);
         trees(&self.above).chain([root]).chain(trees(&self.below)).collect()
     }
-}
-
-/// Whether this is an image that is added to others, and no root of its own.
-pub(super) fn is_one(tree: &Tree) -> bool {
-    let has = |path: &str| tree.resolve_following(path.as_bytes()).is_ok();
-    has(RELEASES) && !has(needs::INIT)
 }
 
 /// Mounts all extensions that can be trusted and that fit. Others are left out, also of what the modes say, and noted.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::choose::Chosen;
 use super::config::{Config, FILE_LEN_MAX};
+use super::start::end;
 use crate::format::field::u64_from_usize;
 
 /// The program, in the initramfs. The data partition of a machine that has one is not trusted with programs.
@@ -46,9 +47,7 @@ fn run(chosen: &Chosen) -> Result<String, String> {
             Some(status) => break status,
             None if started.elapsed() < PATIENCE => thread::sleep(TICK),
             None => {
-                // It is gone already, or will be.
-                child.kill().unwrap_or_default();
-                drop(child.wait());
+                end(&mut child);
                 return Err(format!("it was not done after {} s", PATIENCE.as_secs()));
             }
         }

@@ -62,7 +62,7 @@ pub fn build(
             modes.overlay = Overlay::No;
             modes.extension.clear();
             modes.extension_override.clear();
-            served = Served::default();
+            std::mem::take(&mut served).leave();
             bind(&lower, &root)?;
         }
     }

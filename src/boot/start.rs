@@ -15,7 +15,7 @@ use super::server::{NAME, READY, ServerArgs};
 use super::{Failed, Site};
 use crate::heal::corruption::OnCorruption;
 
-/// How long a server may take to end.
+/// How long a process may take to end.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts the server of an image.
@@ -85,12 +85,12 @@ pub fn start(args: &ServerArgs, patience: Patience) -> Result<(), Failed> {
     })
 }
 
-/// Ends it. One that waits for a dying disk cannot be ended, and nobody waits for that.
-fn end(server: &mut Child) {
+/// Ends a process. One that waits for a dying device cannot be ended, and nobody waits for that.
+pub(super) fn end(process: &mut Child) {
     // It is gone already, mostly.
-    server.kill().unwrap_or_default();
+    process.kill().unwrap_or_default();
     let killed = Instant::now();
-    while matches!(server.try_wait(), Ok(None)) && killed.elapsed() < KILL_PATIENCE {
+    while matches!(process.try_wait(), Ok(None)) && killed.elapsed() < KILL_PATIENCE {
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -2,23 +2,19 @@
 //! root, and becomes the first program of the image.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::MountFlags;
 
-use super::cmdline::BootArgs;
+use super::cmdline::{self, BootArgs};
+use super::modules::load;
 use super::workspace::{is_mounted, mount, mount_tmpfs};
 use super::{Failed, Setup, handover, kmsg, needs, setup};
-use crate::image;
 
 /// Where the new root is mounted before it becomes the root. It lies on the data partition, and is empty.
 const NEWROOT: &str = "/newroot";
 /// Words of the kernel command line that tell the first program how to run; the kernel passes on what it does not know.
 const RUNLEVELS: [&str; 5] = ["single", "emergency", "rescue", "1", "s"];
-/// `MODULE_INIT_COMPRESSED_FILE` of `finit_module(2)`: the kernel expands it (Linux 5.17).
-const COMPRESSED: i32 = 4;
 
 /// Becomes the first program of an image. Returns only when it failed.
 pub fn run(args: &[OsString]) -> Failed {
@@ -26,8 +22,8 @@ pub fn run(args: &[OsString]) -> Failed {
         kernel_mounts()?;
         // What the command line says about that is not read yet.
         kmsg::start(tracing::level_filters::LevelFilter::INFO, true);
-        load_module("fuse", "/dev/fuse");
-        load_module("overlay", "/sys/module/overlay");
+        load("fuse", "/dev/fuse");
+        load("overlay", "/sys/module/overlay");
         let setup_args = Setup {
             newroot: PathBuf::from(NEWROOT),
             // `init=` names this program.
@@ -51,7 +47,7 @@ pub fn run(args: &[OsString]) -> Failed {
 
 /// Whether a shell may be given when nothing can be booted.
 pub fn may_give_shell() -> bool {
-    let text = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let text = cmdline::read().unwrap_or_default();
     BootArgs::parse(&text).ok().flatten().is_some_and(|args| !args.panic)
 }
 
@@ -86,28 +82,4 @@ fn kernel_mounts() -> Result<(), Failed> {
         mount_tmpfs("/run", "mode=755,size=20%")?;
     }
     Ok(())
-}
-
-/// Loads a module from the data partition unless the kernel has it. What is missing is told later, by what needs it.
-fn load_module(name: &str, sign: &str) {
-    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if Path::new(sign).exists()
-        && known.lines().any(|line| line.trim_start_matches("nodev").trim() == name)
-    {
-        return;
-    }
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let directory = format!(
-        "/lib/modules/{release}/kernel/fs/{}",
-        if name == "overlay" { "overlayfs" } else { name }
-    );
-    for suffix in ["ko", "ko.xz", "ko.zst", "ko.gz"] {
-        let path = format!("{directory}/{name}.{suffix}");
-        let Ok(file) = image::open_regular(Path::new(&path)) else { continue };
-        let flags = if suffix == "ko" { 0 } else { COMPRESSED };
-        match rustix::system::finit_module(&file, c"", flags) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => return,
-            Err(err) => tracing::warn!("cannot load {path}: {}", io::Error::from(err)),
-        }
-    }
 }

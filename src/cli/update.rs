@@ -20,7 +20,7 @@ use clap::{Args, Subcommand};
 
 pub(super) use self::progress::Bar;
 use super::{Failure, Outcome, say};
-use crate::boot::control;
+use crate::boot::{cmdline, control};
 use crate::format::digest::Digest;
 use crate::update::failed::Failed;
 use crate::update::keep;
@@ -270,7 +270,7 @@ fn mark_bad(args: &MarkBadArgs, target: &Target) -> Outcome {
 
 fn collect_garbage(args: &GcArgs, target: &Target) -> Outcome {
     // Whatever names an image wants it: the kernel command line, and what was added to the running system.
-    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let cmdline = cmdline::read().unwrap_or_default();
     let words = cmdline
         .split_whitespace()
         .filter(|word| word.trim_start_matches('"').starts_with("ashlar"));

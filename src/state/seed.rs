@@ -87,7 +87,11 @@ pub fn fill(tree: &Tree, image_path: &[u8], target: &Path) -> Result<Summary> {
     }
     let staged = b".ashlar-fill".as_slice();
     // What can be had is had, whatever else is damaged.
-    let (summary, left_out) = extract_to(tree, &resolved, &directory, staged)?;
+    let (summary, left_out) =
+        extract_to(tree, &resolved, &directory, staged).inspect_err(|_| {
+            // What does not fit shall not fill it either.
+            disk::remove_tree(&directory, staged).unwrap_or_default();
+        })?;
     let (inner, last) = open_inner(&directory, staged, &resolved)?;
     let inner = disk::open_directory(&inner, &last)?;
     for name in disk::names(&inner).map_err(disk::wrap("list", image_path))? {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::book::Book;
 use super::disk;
+use super::etc;
 use super::failed::Failed;
 use super::place::{Lock, Place, Stored, etc_last};
 use super::single;
@@ -125,7 +126,7 @@ pub struct Garbage {
     pub bytes: u64,
 }
 
-/// Removes images that nothing needs, and what is left of downloads. Images that bear other names than their digests were put
+/// Removes images that nothing needs with what `/etc` was on them, and what is left of downloads. Images that bear other names than their digests were put
 /// there by somebody else, and stay; so do `also`, and what `ashlar.toml` names. With `dry_run` nothing is removed.
 pub fn collect_garbage(
     place: &Place,
@@ -170,6 +171,26 @@ pub fn collect_garbage(
         disk::sync_directory(&images).map_err(|err| {
             Failed::io(format_args!("cannot write down {}", images.display()), err)
         })?;
+    }
+    if book.state().default.is_some() {
+        // An image that is here may be booted again by its name, whatever it is called.
+        let is_wanted = |image: Digest| {
+            let named = place.image(image);
+            let stored = stored.iter().filter(|it| it.root_digest == image).map(|it| &it.path);
+            let mut here = stored.chain(named.exists().then_some(&named));
+            kept.contains(&image) || here.any(|path| !garbage.paths.contains(path))
+        };
+        let unwanted = etc::unwanted(place.data(), is_wanted)
+            .map_err(|err| Failed::io("cannot look for what `/etc` was on other images", err))?;
+        for (path, bytes) in unwanted {
+            if !dry_run {
+                etc::remove(&path).map_err(|err| {
+                    Failed::io(format_args!("cannot remove {}", path.display()), err)
+                })?;
+            }
+            garbage.bytes = garbage.bytes.saturating_add(bytes);
+            garbage.paths.push(path);
+        }
     }
     Ok(garbage)
 }

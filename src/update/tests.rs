@@ -389,7 +389,21 @@ fn garbage_is_what_nothing_needs() {
     fs::write(data.path().join("state/etc.last"), format!("{}\n", images.digest(1))).unwrap();
     assert_eq!(keep::collect_garbage(&place, &BTreeSet::new(), true).unwrap().paths.len(), 1);
     fs::remove_file(data.path().join("state/etc.last")).unwrap();
-    keep::collect_garbage(&place, &BTreeSet::new(), false).unwrap();
+    // The first is here by another name, the other never was.
+    let etc = |digest: Digest| data.path().join(format!("state/etc.{digest}"));
+    let gone = Digest([9; 32]);
+    for digest in [images.digest(1), images.digest(2), gone] {
+        fs::create_dir_all(etc(digest).join("default/deep")).unwrap();
+        fs::write(etc(digest).with_extension(format!("{digest}.pristine")), "record").unwrap();
+    }
+    fs::write(etc(gone).join("default/file"), "changed here").unwrap();
+    let would = keep::collect_garbage(&place, &BTreeSet::from([gone]), true).unwrap();
+    assert_eq!(would.paths.len(), 2, "{would:?}");
+    let removed = keep::collect_garbage(&place, &BTreeSet::new(), false).unwrap();
+    assert_eq!(removed.paths.len(), 4, "{removed:?}");
+    let mut names: Vec<_> = fs::read_dir(data.path().join("state")).unwrap().collect();
+    names.retain(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with("etc."));
+    assert_eq!(names.len(), 4, "those of the images that are here: {names:?}");
     let left: Vec<Digest> = place.stored().unwrap().iter().map(|it| it.root_digest).collect();
     assert_eq!(left.len(), 3, "two that are needed, and the one with another name: {left:?}");
     // What is needed is not known: nothing is removed.
