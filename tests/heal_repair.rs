@@ -193,6 +193,60 @@ fn signatures_are_kept_or_found_in_a_copy() {
     pair.assert_repaired(&pair.repair(&["--from", text(&copy)]));
 }
 
+/// The end of the file is gone, and its signatures with it, or these alone are damaged.
+#[test]
+fn signatures_are_found_wherever_the_image_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("key");
+    assert!(ashlar(&["key", "generate", "--no-password", text(&key)]).status.success());
+    let pair = Pair::build(&["--sign-key", text(&key), "--fec"]);
+    let image_len = usize::try_from(ashlarfs_len(&pair)).unwrap();
+    let server = Server::good(pair.whole.clone());
+    let url = server.url("/image");
+    let away = tempfile::tempdir().unwrap();
+    // One that has the same name and is another image, and one that was never signed.
+    fs::write(away.path().join("a.img"), fs::read(&pair.old).unwrap()).unwrap();
+    fs::write(away.path().join("b.img"), &pair.whole[..image_len]).unwrap();
+    fs::write(away.path().join("c.img.prev"), &pair.whole).unwrap();
+    let unsigned = away.path().join("b.img");
+    let beside = pair.path("beside.img");
+    let cut = |len: usize| pair.whole[..len].to_vec();
+    let mut junk = pair.whole.clone();
+    junk[image_len + 60..].fill(7);
+    let damaged = [cut(image_len / 2), cut(image_len - 1), cut(image_len + 5), junk];
+    let maimed = damaged.len() - 1;
+    for (nth, bytes) in damaged.iter().enumerate() {
+        let repair = |more: &[&str]| {
+            fs::write(&pair.new, bytes).unwrap();
+            pair.repair(more)
+        };
+        pair.assert_repaired(&repair(&["--from", text(away.path())]));
+        pair.assert_repaired(&repair(&["--from", text(&unsigned), "--from", &url]));
+        fs::write(&beside, &pair.whole).unwrap();
+        let output = repair(&[]);
+        pair.assert_repaired(&output);
+        assert!(output.stderr.is_empty(), "{output:?}");
+        fs::remove_file(&beside).unwrap();
+        // Nobody has them.
+        let output = repair(&["--from", text(&unsigned)]);
+        if nth == maimed {
+            pair.assert_left(&output, 4, bytes);
+            continue;
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(stderr.contains("ashlar: warning: ") && stderr.contains("ashlar sign"), "{stderr}");
+        assert!(fs::read(&pair.new).unwrap() == pair.whole[..image_len]);
+        let json: serde_json::Value =
+            serde_json::from_slice(&repair(&["--json", "--from", text(&unsigned)]).stdout).unwrap();
+        assert_eq!(json["repair"]["signatures_lost"], true, "{json}");
+        let output = repair(&["--json", "--from", text(away.path())]);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["repair"]["signatures_lost"], false, "{json}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
+}
+
 fn ashlarfs_len(pair: &Pair) -> u64 {
     let options = ashlarfs::Options::new(ashlarfs::Anchor::RootDigest(pair.digest));
     ashlarfs::open(&pair.new, &options).unwrap().superblock().image_len

@@ -39,6 +39,7 @@ Exit status, as of fsck(8): 0 clean, 1 repaired (a whole image was written: to -
 --repair writes a new file beside the image with what is whole of it, and the rest from its parity (`mkimage --fec`), or from the
 images (*.img, *.ashlar) beside it and whatever --from names: an older or newer image that shares blocks, or a copy. Those need
 not be trusted: the new file is verified as a whole against the image's own digests and then takes the name, or nothing is changed.
+Signatures are not part of what the digests cover: where they are damaged or cut off, those of another copy of the same image are taken.
 A mount goes on with the old file until it is unmounted.
 
 --json writes one object: image, root_digest, authenticated_by (root-digest, key or null), clean, file_bytes,
@@ -46,7 +47,8 @@ bytes_checked, slack_bytes (behind the image on a block device), blocks, blocks_
 findings_omitted, and findings, each with class (io, untrusted, corrupt or unsupported), rule and name (of SPEC.md, or
 null), message, block, offset and part (or null), files (paths hit), inodes (hit, paths unknown), more_files. All of it is about
 IMAGE as it was found; with --repair there is also repair: null where nothing had to be done, or done (true or false),
-and with it path, root_digest (of the repaired image), and blocks_healed (parts, by where they came from: reread, image, server), or data_shards and parity_shards
+and with it path, root_digest (of the repaired image), signatures_lost (the file was cut in front of them, if it had any, and no
+copy has them: sign it anew), and blocks_healed (parts, by where they came from: reread, image, server), or data_shards and parity_shards
 (damaged), shards_max (that may be) and shard_len; or error.")]
 pub struct VerifyArgs {
     #[command(flatten)]
@@ -149,6 +151,9 @@ fn tell_repair(
         say(&to_text(report, args.quiet))?;
         let line = repair.as_ref().and_then(repair::Repair::line).filter(|_| !args.quiet);
         say(&line.map(|line| line + "\n").unwrap_or_default())?;
+    }
+    if let Some(warning) = repair.as_ref().and_then(repair::Repair::warning) {
+        eprintln!("ashlar: warning: {warning}");
     }
     match repair {
         None => Ok(ExitCode::from(status(report))),

@@ -1,6 +1,7 @@
 //! `ashlar verify --repair`: what is damaged comes back, in a new file that takes the old one's place once it is proved.
 
 mod copies;
+mod ending;
 #[cfg(feature = "fec")]
 mod parity;
 
@@ -62,6 +63,8 @@ pub(super) struct Repaired {
     path: PathBuf,
     root_digest: Digest,
     from: Origin,
+    /// Whether the file was cut where its signatures were, if it had any, and nobody else has them.
+    are_signatures_lost: bool,
 }
 
 /// What came of it.
@@ -195,6 +198,11 @@ fn wrongly_called(what: impl Into<String>) -> Failure {
 const NO_PLACE: &str = "the new image is written whole before it takes the old one's place: make room, or name another place with \
                         --output";
 
+/// What a cut file does not tell.
+const SIGNATURES_LOST: &str = "the file was cut in front of its signatures, if it had any, and no other copy of the image with \
+                               signatures was found: whoever trusts a key refuses it now. `ashlar sign` it anew with --root-digest, or \
+                               copy the image again from where it was signed";
+
 /// Writes the new file down to the disk, and verifies all of what the disk has, as every later reader would. What is wrong is the
 /// inner error.
 fn prove(
@@ -215,7 +223,7 @@ fn prove(
 
 impl Repair {
     pub(super) fn to_json(&self) -> Value {
-        let Repaired { path, root_digest, from } = match self {
+        let Repaired { path, root_digest, from, are_signatures_lost } = match self {
             Repair::Done(repaired) => repaired,
             Repair::Failed(failure) => {
                 return json!({ "done": false, "error": failure.message });
@@ -228,6 +236,7 @@ impl Repair {
                 "done": true,
                 "path": path,
                 "root_digest": root_digest,
+                "signatures_lost": are_signatures_lost,
                 "data_shards": restored.data_shards,
                 "parity_shards": restored.parity_shards,
                 "shards_max": restored.shards_max,
@@ -240,15 +249,24 @@ impl Repair {
                     "done": true,
                     "path": path,
                     "root_digest": root_digest,
+                    "signatures_lost": are_signatures_lost,
                     "blocks_healed": healed.collect::<Map<_, _>>(),
                 })
             }
         }
     }
 
+    /// What is not as it was, though it was done.
+    pub(super) fn warning(&self) -> Option<String> {
+        let Repair::Done(Repaired { path, are_signatures_lost: true, .. }) = self else {
+            return None;
+        };
+        Some(format!("{}: {SIGNATURES_LOST}", path.display()))
+    }
+
     /// A line for a person, where it was done.
     pub(super) fn line(&self) -> Option<String> {
-        let Repair::Done(Repaired { path, root_digest, from }) = self else { return None };
+        let Repair::Done(Repaired { path, root_digest, from, .. }) = self else { return None };
         let how = match from {
             #[cfg(feature = "fec")]
             Origin::Parity(restored) => {

@@ -58,7 +58,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "debian-takeover",
-        asks: "does nobody notice that the server of `/` is killed, $ASHLAR_VM_ROUNDS times in a storm (12) and while it stops?",
+        asks: "does nobody notice that the server of `/` is killed, $ASHLAR_VM_ROUNDS times in a storm (12) and while it stops, or replaced?",
         quick: false,
         run: storm::takes_over,
     },

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::ending::{Ending, Search, is_cut};
 use super::{
     DAMAGE, Damage, Goal, MORE, NO_PLACE, Origin, Repaired, UNKNOWN, prove, wrongly_called,
 };
@@ -12,14 +13,12 @@ use crate::cli::draft::Draft;
 use crate::cli::{Failure, elsewhere};
 use crate::error::{Error, Untrusted};
 use crate::format::fec::Geometry;
-use crate::format::field::{u64_from_usize, usize_from_u64};
-use crate::format::trailer;
+use crate::format::field::u64_from_usize;
 use crate::heal::Ladder;
 use crate::heal::restore::{self, Lost};
-use crate::image::{self, Method, Source};
+use crate::store::Store;
 use crate::store::heal::Cure;
-use crate::store::{Store, read_superblock};
-use crate::trust::{self, Anchor};
+use crate::trust::Anchor;
 use crate::{CacheLimits, Digest, Options, verify};
 
 /// Parts that are named; the report has all.
@@ -82,9 +81,11 @@ impl Copies {
         let store = Store::open_restoring(source, root_digest, CacheLimits::NONE, healers);
         let store = store.map_err(|err| Failure { status: DAMAGE, ..unknown(err) }.hint(MORE))?;
         let image_len = store.superblock().image_len;
-        let trailer = self.trailer(damage, image_len, root_digest)?;
+        let (ending, are_signatures_lost) = self.ending(damage, real, image_len, root_digest)?;
+        let Ending { trailer, parity_count: had } = ending;
         let covered_len = image_len.saturating_add(u64_from_usize(trailer.len()));
-        // An image that had parity has it again.
+        // An image that had parity has it again, where this program can make any.
+        let parity_count = parity_count.or(had).filter(|_| cfg!(feature = "fec"));
         let parity = parity_count.and_then(|count| Geometry::new(covered_len, count));
         let draft = goal.begin(parity.map_or(covered_len, |parity| parity.end()))?;
         let wrap = |err: io::Error| write_failure(&draft, &err);
@@ -107,7 +108,8 @@ impl Copies {
         }
         draft.finish()?;
         let healed = store.healed().into_iter().filter(|(_, count)| *count > 0).collect();
-        Ok(Repaired { path: goal.target.clone(), root_digest, from: Origin::Copies(healed) })
+        let path = goal.target.clone();
+        Ok(Repaired { path, root_digest, from: Origin::Copies(healed), are_signatures_lost })
     }
 
     /// Who is asked.
@@ -127,42 +129,36 @@ impl Copies {
         Ok(ladder)
     }
 
-    /// The image's own trailer; when that is damaged, the one of another copy of this image. It is no part of what is sealed, but it
-    /// has a checksum, and its signatures are those of the image or of nothing.
-    fn trailer(
+    /// What is to stand behind the image, and whether its signatures are lost, if it had any: what is there itself; when that is damaged,
+    /// what is behind another copy of this image.
+    fn ending(
         &self,
         damage: &Damage<'_>,
+        real: &Path,
         image_len: u64,
         root_digest: Digest,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> Result<(Ending, bool), Failure> {
         let is_damaged = damage.report.findings.iter().any(|finding| {
             matches!(finding.error, Error::Untrusted(Untrusted::Trailer { .. }))
                 || matches!(finding.error, Error::Io { .. }) && finding.offset == Some(image_len)
         });
-        // Where the file was cut, its trailer went first, if it had one.
-        let is_cut = damage.source.len() < image_len;
+        let is_cut = is_cut(&*damage.source, image_len);
         if !is_damaged && !is_cut {
-            return raw_trailer(&*damage.source, image_len).map_err(|err| Failure {
+            let ending = Ending::read(&*damage.source, image_len).map_err(|err| Failure {
                 status: UNKNOWN,
                 ..Failure::about(damage.image.display(), &err)
-            });
+            })?;
+            return Ok((ending, false));
         }
-        for from in &self.paths {
-            let copy = image::open(from, Method::Pread)
-                .and_then(|copy| read_superblock(&*copy, 0).map(|(_, digest)| (copy, digest)))
-                .ok()
-                .filter(|(_, digest)| *digest == root_digest)
-                .and_then(|(copy, _)| raw_trailer(&*copy, image_len).ok());
-            if let Some(trailer) = copy {
-                return Ok(trailer);
-            }
+        let (named, url) = (&*self.paths, self.url.as_deref());
+        let found = Search { real, named, url, image_len, root_digest }.run().unwrap_or_default();
+        let has_signatures = !found.trailer.is_empty();
+        if has_signatures || is_cut {
+            return Ok((found, !has_signatures));
         }
-        if is_cut {
-            return Ok(Vec::new());
-        }
-        let failure =
-            Failure::new("the image's signatures are damaged, and no other copy of it was named");
-        Err(Failure { status: DAMAGE, ..failure }
+        let what = "the image's signatures are damaged, and no other copy of it with signatures is \
+                    beside it or was named";
+        Err(Failure { status: DAMAGE, ..Failure::new(what) }
             .hint("name one with --from, or `ashlar sign` the image anew with --root-digest"))
     }
 }
@@ -196,16 +192,4 @@ fn write_failure(draft: &Draft, err: &io::Error) -> Failure {
         _ => "may you write there? the new image is written beside the old one",
     };
     Failure { status: UNKNOWN, ..failure }.hint(hint)
-}
-
-/// The bytes behind the image, if they are a trailer; anything else there is dropped.
-fn raw_trailer(source: &dyn Source, image_len: u64) -> crate::Result<Vec<u8>> {
-    let signatures = trust::read_trailer(source, image_len)?;
-    if signatures.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut raw = vec![0; usize_from_u64(trailer::len(&signatures))];
-    let read = source.read_exact_at(&mut raw, image_len);
-    read.map_err(|err| Error::io("cannot read the signature trailer", err))?;
-    Ok(raw)
 }

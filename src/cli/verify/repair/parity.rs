@@ -48,7 +48,9 @@ pub(super) fn repair(
     };
     draft.finish()?;
     let path = goal.target.clone();
-    Ok(ByParity::Done(Repaired { path, root_digest, from: Origin::Parity(restored) }))
+    // Parity covers the signatures.
+    let (from, are_signatures_lost) = (Origin::Parity(restored), false);
+    Ok(ByParity::Done(Repaired { path, root_digest, from, are_signatures_lost }))
 }
 
 fn nothing_is_lost() -> Failure {
