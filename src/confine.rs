@@ -64,12 +64,8 @@ impl Confinement {
     pub fn close(self) -> Vec<String> {
         let mut faults = Vec::new();
         quit_privileges();
-        match filter::install(self.network) {
-            Ok(filter::Installed::Now) => {}
-            Ok(filter::Installed::Before) => {
-                tracing::debug!("a system call filter is there already");
-            }
-            Err(why) => faults.push(format!("it may call the kernel as it likes: {why}")),
+        if let Err(why) = filter::install(self.network) {
+            faults.push(format!("it may call the kernel as it likes: {why}"));
         }
         match self.witness {
             Some(witness) => faults.extend(witness.faults(self.has_bounding_set)),

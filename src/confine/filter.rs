@@ -9,41 +9,24 @@
 //! The library hands the filter over; the filter is written here. Its own compiler has death for what comes by another
 //! architecture's numbers, and was most of what confinement added to the boot binary.
 
-use std::io;
-
 use rustix::thread::SecureComputingMode;
 use seccompiler::sock_filter;
 
 use super::Network;
 use super::allowed::{ALLOWED, Call, NETWORK, Test};
 
-/// When the filter came to be in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Installed {
-    /// By this call.
-    Now,
-    /// It was before: this process was started by one that has it. Filters add up, so it is not set twice.
-    Before,
-}
-
 /// Forbids all threads of this process what is not allowed, and to gain privileges by starting programs.
-pub(super) fn install(network: Network) -> Result<Installed, String> {
+pub(super) fn install(network: Network) -> Result<(), String> {
     let program = compile(std::env::consts::ARCH, network)
         .ok_or_else(|| format!("there is no filter for {}", std::env::consts::ARCH))?;
-    match seccompiler::apply_filter_all_threads(&program) {
-        Ok(()) => Ok(Installed::Now),
-        // What forbids even this is a filter. It could be that of a container.
-        Err(seccompiler::Error::Seccomp(err))
-            if err.kind() == io::ErrorKind::Unsupported
-                && matches!(
-                    rustix::thread::secure_computing_mode(),
-                    Ok(SecureComputingMode::Filter)
-                ) =>
-        {
-            Ok(Installed::Before)
-        }
-        Err(err) => Err(err.to_string()),
-    }
+    seccompiler::apply_filter_all_threads(&program).map_err(|err| {
+        // Ours is never there before: who is started by one that has it does not come here.
+        let is_filtered =
+            rustix::thread::secure_computing_mode() == Ok(SecureComputingMode::Filter);
+        let whose =
+            if is_filtered { " (somebody else's filter is in force: a container's?)" } else { "" };
+        format!("{err}{whose}")
+    })
 }
 
 /// The numbers of `linux/audit.h` for architectures, by their names here. On others the numbers of calls mean something else.
@@ -197,5 +180,19 @@ mod tests {
             }
         }
         assert!(compile("pdp11", Network::Closed).is_none());
+    }
+
+    /// Whoever has a filter that forbids another one, as some containers do, is told that ours is not in force.
+    #[test]
+    fn a_filter_of_somebody_else_is_none_of_ours() {
+        let number = u32::try_from(libc::SYS_seccomp).unwrap();
+        let forbid = vec![load(NUMBER_AT), skip_unless(number, 1), answer(REFUSE), answer(ALLOW)];
+        let installed = std::thread::spawn(move || {
+            // For this thread alone, which ends with the test.
+            seccompiler::apply_filter(&forbid).unwrap();
+            install(Network::Closed)
+        });
+        let why = installed.join().unwrap().unwrap_err();
+        assert!(why.contains("somebody else's filter"), "{why}");
     }
 }

@@ -160,8 +160,13 @@ impl Repairer {
         if !self.is_stale(&known, shards) {
             return Ok(known);
         }
+        self.look_again(&known)
+    }
+
+    /// Looks at all shards once more, unless somebody did since this was known.
+    fn look_again(&self, known: &Arc<Known>) -> Result<Arc<Known>> {
         let mut state = self.lock();
-        state.known = state.known.take().filter(|now| !Arc::ptr_eq(now, &known));
+        state.known = state.known.take().filter(|now| !Arc::ptr_eq(now, known));
         drop(state);
         self.look()
     }
@@ -219,25 +224,56 @@ impl Repairer {
     }
 
     /// Restores columns of a lost shard.
-    fn restore(&self, known: &Known, shard: u32, columns: Range<u64>, to: &mut [u8]) -> Result<()> {
+    fn restore(
+        &self,
+        known: &Arc<Known>,
+        shard: u32,
+        columns: Range<u64>,
+        to: &mut [u8],
+    ) -> Result<()> {
+        let restored = self.restore_knowing(known, shard, columns.clone(), to)?;
+        // One that was whole when all were looked at can be read no more: it is lost, too.
+        let Err(unread) = restored else { return Ok(()) };
+        tracing::debug!("all shards are looked at again: {unread}");
+        let known = self.look_again(known)?;
+        // When that is no help, nobody looks again for a while.
+        self.restore_knowing(&known, shard, columns, to)?.inspect_err(|_| self.forget())
+    }
+
+    /// The same with what is known; the inner error is that of a shard that could not be read.
+    fn restore_knowing(
+        &self,
+        known: &Known,
+        shard: u32,
+        columns: Range<u64>,
+        to: &mut [u8],
+    ) -> Result<Result<()>> {
         if let Some(kept) = known.kept.get(&shard) {
             let kept = kept.get(usize_from_u64(columns.start)..);
             to.copy_from_slice(kept.and_then(|kept| kept.get(..to.len())).ok_or(Error::Invalid)?);
-            return Ok(());
+            return Ok(Ok(()));
         }
         let shard_len = self.head.geometry.shard_len();
         let piece = u64_from_usize(PIECE);
         let start = columns.start.saturating_sub(columns.start.checked_rem(piece).unwrap_or(0));
         let rounded = start..columns.end.next_multiple_of(piece).min(shard_len);
         let turn = self.turn()?;
-        let found = self.solve(&known.damage, rounded, Some(shard))?;
+        let solved = self.solve(&known.damage, rounded, Some(shard));
         drop(turn);
+        let found = match solved {
+            Ok(found) => found,
+            // Of a disk that does not answer in time nothing more would be learnt.
+            Err(err) if matches!(err, Error::Io { .. }) && !err.is_timeout() => {
+                return Ok(Err(err));
+            }
+            Err(err) => return Err(err),
+        };
         let found = found.get(&shard).ok_or(Error::Invalid)?;
         let from = usize_from_u64(columns.start.saturating_sub(start));
         let found =
             found.get(from..).and_then(|rest| rest.get(..to.len())).ok_or(Error::Invalid)?;
         to.copy_from_slice(found);
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Columns of one lost shard, or of all of them.

@@ -319,7 +319,7 @@ fn a_share_of_an_image_is_its_parity() {
 #[derive(Debug)]
 struct Worn {
     bytes: RwLock<Vec<u8>>,
-    bad: Vec<u64>,
+    bad: RwLock<Vec<u64>>,
     read: AtomicU64,
     /// How long each question takes.
     takes: Duration,
@@ -327,7 +327,7 @@ struct Worn {
 
 impl Worn {
     fn new(bytes: Vec<u8>, bad: &[u64]) -> Worn {
-        let (bytes, bad) = (RwLock::new(bytes), bad.to_vec());
+        let (bytes, bad) = (RwLock::new(bytes), RwLock::new(bad.to_vec()));
         Worn { bytes, bad, read: AtomicU64::new(0), takes: Duration::ZERO }
     }
 }
@@ -341,7 +341,7 @@ impl Source for Worn {
         std::thread::sleep(self.takes);
         self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
         let place = offset..offset + buf.len() as u64;
-        if self.bad.iter().any(|bad| place.start < bad + 512 && *bad < place.end) {
+        if self.bad.read().unwrap().iter().any(|bad| place.start < bad + 512 && *bad < place.end) {
             return Err(io::Error::from_raw_os_error(5));
         }
         memory(self.bytes.read().unwrap().clone()).read_exact_at(buf, offset)
@@ -425,6 +425,42 @@ fn nobody_looks_again_soon_when_nothing_came_of_it() {
     repairer.forget();
     assert!(ask(&repairer).unwrap_err().contains("a moment ago"));
     assert_eq!(source.read.load(Ordering::Relaxed), read);
+}
+
+/// Where only what is asked for is restored, each time from all that is whole: a part of that may become unreadable, too.
+#[test]
+fn a_shard_that_cannot_be_read_any_more_is_one_more_that_is_lost() {
+    let covered = noise(12, 4096 * 40);
+    let mut bytes = with_parity(&covered, 3);
+    bytes[5] ^= 1;
+    let source = Arc::new(Worn::new(bytes, &[]));
+    let shared: Arc<dyn Source> = source.clone();
+    let mut repairer = Repairer::open(shared).unwrap().unwrap();
+    repairer.limits.kept_len = 0;
+    (repairer.limits.rest, repairer.limits.rest_factor) = (Duration::from_secs(2), 0);
+    let ask = |repairer: &Repairer| {
+        let mut buf = [0; 100];
+        let asked = repairer.repair(0, &mut buf).map_err(|err| err.to_string());
+        assert!(asked.is_err() || buf == covered[..100]);
+        asked
+    };
+    ask(&repairer).unwrap();
+    // The same columns of a data shard and of a parity shard, which are needed for that.
+    let parity_offset = Geometry::new(covered.len() as u64, 3).unwrap().parity_offset();
+    for bad in [4096 * 20, parity_offset] {
+        source.bad.write().unwrap().push(bad);
+        ask(&repairer).unwrap();
+    }
+    // One more is too many. That is not found out again and again.
+    source.bad.write().unwrap().push(4096 * 21);
+    let why = ask(&repairer).unwrap_err();
+    assert!(why.contains("3 of 40 shards and 1 of 3 parity shards"), "{why}");
+    let read = source.read.load(Ordering::Relaxed);
+    assert!(ask(&repairer).unwrap_err().contains("a moment ago"));
+    assert_eq!(source.read.load(Ordering::Relaxed), read);
+    source.bad.write().unwrap().pop();
+    std::thread::sleep(repairer.limits.rest);
+    ask(&repairer).unwrap();
 }
 
 #[test]

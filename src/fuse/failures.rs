@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -10,9 +11,10 @@ use fuser::INodeNo;
 
 use super::allowance::Allowance;
 use super::counters::Upcall;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::format::index::InodeIndex;
 use crate::fs::Tree;
+use crate::fs::walk::Visit;
 
 /// Inodes that are remembered as told; when there are more, all are forgotten and may be told again.
 const TOLD_MAX: usize = 4096;
@@ -21,7 +23,11 @@ const LINES_MAX: u32 = 20;
 
 /// What was told so far.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<State>);
+pub(super) struct Failures {
+    state: Mutex<State>,
+    /// Whether a name is looked for.
+    is_naming: Arc<AtomicBool>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -60,8 +66,10 @@ impl Failures {
     pub(super) fn tell(&self, upcall: Upcall, ino: INodeNo, err: &Error, tree: &Arc<Tree>) {
         let hint = err.hint().unwrap_or("check the device that holds the image");
         let line = format!("{} of inode {ino}: {err} (hint: {hint})", upcall.name());
-        if self.tell_line(ino, &line) {
-            name_later(Arc::clone(tree), ino);
+        if self.tell_line(ino, &line)
+            && let Some(naming) = Naming::begin(&self.is_naming)
+        {
+            name_later(Arc::clone(tree), ino, naming);
         }
     }
 
@@ -84,7 +92,7 @@ impl Failures {
 
     /// Tells a line, unless it is known or there were too many; returns whether it was told.
     fn tell_line(&self, ino: INodeNo, line: &str) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let verdict = state.judge(ino.0, Instant::now());
         drop(state);
         if let Verdict::Tell { suppressed } = verdict {
@@ -98,22 +106,78 @@ impl Failures {
     }
 }
 
+/// The one search for a name, until this is dropped: on a disk that is slow or dead each would be one more thread that waits for it.
+#[derive(Debug)]
+struct Naming(Arc<AtomicBool>);
+
+impl Naming {
+    /// Unless one is under way.
+    fn begin(is_naming: &Arc<AtomicBool>) -> Option<Naming> {
+        let is_free = !is_naming.swap(true, Ordering::AcqRel);
+        is_free.then(|| Naming(Arc::clone(is_naming)))
+    }
+}
+
+impl Drop for Naming {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 /// Says how an inode is called. A search through the whole tree finds it, so nobody waits for it.
-fn name_later(tree: Arc<Tree>, ino: INodeNo) {
+fn name_later(tree: Arc<Tree>, ino: INodeNo, naming: Naming) {
     let search = move || {
         let Ok(index) = super::convert::inode_index(ino) else { return };
-        let mut visits = tree.walk(InodeIndex::ROOT).filter_map(|(_, visit)| visit.ok());
-        if let Some(visit) = visits.find(|visit| visit.index == index) {
+        let visits = tree.walk(InodeIndex::ROOT).map(|(_, visit)| visit);
+        if let Some(visit) = find(visits, index) {
             tracing::error!("inode {ino} is /{}", visit.path.escape_ascii());
         }
+        drop(naming);
     };
     // Without a thread the line before says enough to find it with `ashlar verify`.
     drop(thread::Builder::new().name("name".to_owned()).spawn(search));
 }
 
+/// An inode among visits, unless the disk does not answer in time before it comes: it would be asked for all the rest as well.
+fn find(visits: impl Iterator<Item = Result<Visit>>, index: InodeIndex) -> Option<Visit> {
+    let is_answered = |visit: &Result<Visit>| !matches!(visit, Err(err) if err.is_timeout());
+    visits.take_while(is_answered).filter_map(Result::ok).find(|visit| visit.index == index)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::io;
+
     use super::*;
+
+    #[test]
+    fn one_name_is_looked_for_at_a_time() {
+        let is_naming = Arc::default();
+        let naming = Naming::begin(&is_naming).unwrap();
+        assert!(Naming::begin(&is_naming).is_none());
+        drop(naming);
+        assert!(Naming::begin(&is_naming).is_some());
+        // Also behind one that panicked.
+        let naming = Naming::begin(&is_naming).unwrap();
+        assert!(thread::spawn(move || panic!("{naming:?}")).join().is_err());
+        assert!(Naming::begin(&is_naming).is_some());
+    }
+
+    #[test]
+    fn a_name_is_looked_for_until_the_disk_does_not_answer() {
+        let err = |kind: io::ErrorKind| Err(Error::io("cannot read", kind.into()));
+        let looked_at = Cell::new(0);
+        let look = |kind| {
+            looked_at.set(0);
+            let visits = std::iter::repeat_with(|| err(kind)).take(100);
+            find(visits.inspect(|_| looked_at.set(looked_at.get() + 1)), InodeIndex::ROOT)
+        };
+        assert!(look(io::ErrorKind::InvalidData).is_none());
+        assert_eq!(looked_at.get(), 100, "damage of one directory says nothing of others");
+        assert!(look(io::ErrorKind::TimedOut).is_none());
+        assert_eq!(looked_at.get(), 1);
+    }
 
     #[test]
     fn each_inode_once_and_no_flood() {

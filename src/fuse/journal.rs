@@ -216,15 +216,15 @@ impl Journal {
         Some(at_work)
     }
 
-    /// The question that has been at work for longest, and for how long.
-    pub fn oldest(&self) -> Option<(u64, Duration)> {
+    /// The questions that have been at work for longer than so, and for how long.
+    pub fn older_than(&self, patience: Duration) -> impl Iterator<Item = (u64, Duration)> {
         let now = now_ms();
-        let ages = (0..SLOT_COUNT).filter_map(|slot| {
+        let ages = (0..SLOT_COUNT).filter_map(move |slot| {
             let unique = self.slot(slot, 0).load(Ordering::Acquire);
             let since = self.slot(slot, 1).load(Ordering::Relaxed);
             (unique != 0).then(|| (unique, Duration::from_millis(now.saturating_sub(since))))
         });
-        ages.max_by_key(|(_, age)| *age)
+        ages.filter(move |(_, age)| *age > patience)
     }
 
     /// From now on no thread of this process reads another question when it has answered one; returns when none is at
@@ -454,13 +454,14 @@ mod tests {
     }
 
     #[test]
-    fn the_age_of_the_oldest_question() {
+    fn the_age_of_questions() {
         let journal = Journal::create(0).unwrap();
-        assert_eq!(journal.oldest(), None);
+        assert_eq!(journal.older_than(Duration::ZERO).next(), None);
         let _at_work = journal.enter(4);
         thread::sleep(Duration::from_millis(60));
-        let (unique, age) = journal.oldest().unwrap();
-        assert_eq!(unique, 4);
-        assert!(age >= Duration::from_millis(40));
+        let old: Vec<(u64, Duration)> = journal.older_than(Duration::from_millis(20)).collect();
+        assert_eq!((old.len(), old[0].0), (1, 4));
+        assert!(old[0].1 >= Duration::from_millis(40));
+        assert_eq!(journal.older_than(Duration::from_mins(1)).next(), None);
     }
 }

@@ -110,11 +110,16 @@ pub fn start(tree: Tree, settings: &Settings, work: Work) -> Result<Mounted, Mou
     let connection =
         Arc::new(Connection { device: fuse_device, facts, journal, holder: AtomicU32::new(0) });
     let reporter = Reporter { tree, counters, connection: Arc::clone(&connection) };
+    let reports = report(reporter, first);
+    undo.forget();
+    Ok(Mounted { connection, session, _reports: reports })
+}
+
+fn report(reporter: Reporter, first: fn()) -> Option<Listening> {
     let reports = reporter.serve(first).inspect_err(|err| {
         tracing::warn!("`ashlar status` will not work for this mount: {err}");
     });
-    undo.forget();
-    Ok(Mounted { connection, session, _reports: reports.ok() })
+    reports.ok()
 }
 
 /// Serves a mount that another server served before, in threads of its own.
@@ -148,10 +153,7 @@ pub fn take_up(
     }
     let reporter = Reporter { tree, counters, connection: Arc::clone(&connection) };
     let session = run(session, first)?;
-    if let Err(err) = reporter.serve_when_free() {
-        tracing::warn!("`ashlar status` will not work for this mount: {err}");
-    }
-    Ok(Mounted { connection, session, _reports: None })
+    Ok(Mounted { connection, session, _reports: report(reporter, first) })
 }
 
 /// Has the kernel ask again what a dead server left. Where it cannot, `left` is all that is known of that.

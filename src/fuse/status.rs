@@ -10,8 +10,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Sender, TryRecvError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -103,41 +104,55 @@ pub(super) struct Reporter {
     pub(super) connection: Arc<Connection>,
 }
 
-/// A socket that is answered; not any more when this is dropped.
+/// A socket that is answered, or will be when its name is free; not any more when this is dropped.
 #[derive(Debug)]
-pub(super) struct Listening(Arc<UnixListener>);
+pub(super) struct Listening {
+    listener: Arc<OnceLock<UnixListener>>,
+    /// Whoever waits for the name hears that it is dropped.
+    goes_on: Option<Sender<()>>,
+}
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        if let Err(err) = rustix::net::shutdown(&*self.0, rustix::net::Shutdown::Both) {
+        // Before the rest: who has the name only just now sees it.
+        drop(self.goes_on.take());
+        let Some(listener) = self.listener.get() else { return };
+        if let Err(err) = rustix::net::shutdown(listener, rustix::net::Shutdown::Both) {
             tracing::debug!("cannot shut the socket of the reports down: {err}");
         }
     }
 }
 
 impl Reporter {
-    /// Answers in a thread of its own, which does something `first`, until what this returns is dropped.
+    /// Answers in a thread of its own, which does something `first`, until what this returns is dropped; as soon as nobody else
+    /// has the name.
     pub(super) fn serve(self, first: fn()) -> io::Result<Listening> {
         let address = socket::address(self.connection.device_number(), "")?;
-        let listener = Arc::new(UnixListener::bind_addr(&address)?);
-        let listening = Listening(Arc::clone(&listener));
-        let thread = thread::Builder::new().name("status".to_owned());
-        thread.spawn(move || {
-            first();
-            self.answer_all(&listener);
-        })?;
-        Ok(listening)
-    }
-
-    /// Answers in a thread of its own as soon as the server before lets go of the name.
-    pub(super) fn serve_when_free(self) -> io::Result<()> {
-        let address = socket::address(self.connection.device_number(), "")?;
+        let (goes_on, over) = mpsc::channel();
+        let listening = Listening { listener: Arc::default(), goes_on: Some(goes_on) };
+        let place = Arc::clone(&listening.listener);
+        // Not in the thread, where it can be done at once: whoever mounts may ask as soon as it is mounted.
+        match UnixListener::bind_addr(&address) {
+            Ok(listener) => drop(place.set(listener)),
+            Err(err) if err.kind() == io::ErrorKind::AddrInUse => {}
+            Err(err) => return Err(err),
+        }
         let serve = move || {
-            if let Some(listener) = socket::bind_when_free(&address, "no reports of this mount") {
-                self.answer_all(&listener);
+            first();
+            if place.get().is_none()
+                && let Some(listener) =
+                    socket::bind_when_free(&address, &over, "no reports of this mount")
+            {
+                drop(place.set(listener));
+            }
+            if let Some(listener) = place.get()
+                && over.try_recv() == Err(TryRecvError::Empty)
+            {
+                self.answer_all(listener);
             }
         };
-        thread::Builder::new().name("status".to_owned()).spawn(serve).map(drop)
+        thread::Builder::new().name("status".to_owned()).spawn(serve)?;
+        Ok(listening)
     }
 
     fn answer_all(&self, listener: &UnixListener) {
@@ -223,12 +238,15 @@ mod tests {
     fn a_socket_that_was_shut_down_ends_its_thread() {
         let address = SocketAddr::from_abstract_name(format!("ashlar/test/{}", std::process::id()));
         let address = address.unwrap();
-        let listener = Arc::new(UnixListener::bind_addr(&address).unwrap());
-        let listening = Listening(Arc::clone(&listener));
-        let accepting = thread::spawn(move || listener.accept().map(drop));
+        let listener = Arc::new(OnceLock::from(UnixListener::bind_addr(&address).unwrap()));
+        let (goes_on, over) = mpsc::channel();
+        let listening = Listening { listener: Arc::clone(&listener), goes_on: Some(goes_on) };
+        assert_eq!(over.try_recv(), Err(TryRecvError::Empty));
+        let accepting = thread::spawn(move || listener.get().unwrap().accept().map(drop));
         drop(listening);
         let err = accepting.join().unwrap().unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::InvalidInput);
         assert!(UnixStream::connect_addr(&address).is_err());
+        assert_eq!(over.try_recv(), Err(TryRecvError::Disconnected));
     }
 }

@@ -3,6 +3,7 @@
 //! Whoever has other copies is a [`Healer`], and is believed no more than the image: a copy is hashed here, in memory of our own,
 //! and only one that has the digest is used. Nothing of this happens, and nothing is locked, as long as the image is whole.
 
+mod calls;
 mod search;
 
 use std::fmt;
@@ -241,7 +242,10 @@ pub(super) fn wanted_superblock(root_digest: Digest) -> Wanted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::RwLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::search::Limits;
 
     /// Bytes that are wrong, or an error, and a count of how often they were read.
     #[derive(Debug)]
@@ -265,11 +269,12 @@ mod tests {
         copies: Vec<Vec<u8>>,
         asked: AtomicUsize,
         takes: Duration,
+        cure: Cure,
     }
 
     impl Healer for Doctor {
         fn cure(&self) -> Cure {
-            Cure::Image
+            self.cure
         }
 
         fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
@@ -289,7 +294,8 @@ mod tests {
 
     fn sealed(own: Option<&[u8]>, copies: &[&[u8]], takes: Duration) -> (Arc<Sealed>, Arc<Doctor>) {
         let copies = copies.iter().map(|copy| copy.to_vec()).collect();
-        let doctor = Arc::new(Doctor { copies, asked: AtomicUsize::new(0), takes });
+        let cure = Cure::Image;
+        let doctor = Arc::new(Doctor { copies, asked: AtomicUsize::new(0), takes, cure });
         let healers: Vec<Arc<dyn Healer>> = vec![doctor.clone()];
         (Arc::new(Sealed::new(Arc::new(Rotten(own.map(<[u8]>::to_vec))), healers, false)), doctor)
     }
@@ -342,6 +348,91 @@ mod tests {
             assert_eq!(doctor.asked.load(Ordering::SeqCst), 1);
             assert!(sealed.healing.is_idle());
         }
+    }
+
+    /// Comes back when it is let go, with nothing.
+    #[derive(Debug, Default)]
+    struct Hung {
+        held: RwLock<()>,
+        asked: AtomicUsize,
+    }
+
+    impl Healer for Hung {
+        fn cure(&self) -> Cure {
+            Cure::Image
+        }
+
+        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            drop(self.held.read());
+            Box::new(std::iter::empty())
+        }
+    }
+
+    #[test]
+    fn who_hangs_keeps_nobody_from_healing() {
+        let hung = Arc::<Hung>::default();
+        let parity = Arc::new(Doctor {
+            copies: vec![GOOD.to_vec()],
+            asked: AtomicUsize::new(0),
+            takes: Duration::ZERO,
+            cure: Cure::Fec,
+        });
+        let healers: Vec<Arc<dyn Healer>> = vec![hung.clone(), parity];
+        let mut healing = Healing::new(healers, false);
+        healing.limits.hang = Duration::from_millis(500);
+        let sealed = Sealed { source: Arc::new(Rotten(None)), healing: Arc::new(healing) };
+        let read = |nth: u32| {
+            let part = Part::Block(BlockIndex(nth), BlockKind::Data);
+            let mut into = vec![0; GOOD.len()];
+            let read = sealed.read(&Wanted { part, ..wanted() }, &mut into);
+            assert_eq!(read.is_ok(), into == GOOD);
+            read
+        };
+        let held = hung.held.write().unwrap();
+        // As many as there are searches at once, before it is known that it hangs, and then more.
+        std::thread::scope(|scope| {
+            let first: Vec<_> = (0..8).map(|nth| scope.spawn(move || read(nth))).collect();
+            for thread in first {
+                thread.join().unwrap().unwrap();
+            }
+        });
+        let asked = hung.asked.load(Ordering::SeqCst);
+        (8..24).for_each(|nth| read(nth).unwrap());
+        assert_eq!((asked, hung.asked.load(Ordering::SeqCst)), (8, 8));
+        assert_eq!(sealed.healed()[2], (Cure::Fec, 24));
+        drop(held);
+        // It comes back, and is asked again.
+        for _ in 0..1000 {
+            read(7).unwrap();
+            if hung.asked.load(Ordering::SeqCst) > asked {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it is passed over for good");
+    }
+
+    #[test]
+    fn what_only_one_has_that_hangs_is_not_lost() {
+        let hung = Arc::<Hung>::default();
+        let mut healing = Healing::new(vec![hung.clone()], false);
+        healing.limits =
+            Limits { patience: Duration::from_secs(2), hang: Duration::from_millis(200) };
+        let sealed = Sealed { source: Arc::new(Rotten(None)), healing: Arc::new(healing) };
+        let mut into = vec![0; GOOD.len()];
+        let held = hung.held.write().unwrap();
+        for nth in [1, 2, 1] {
+            let part = Part::Block(BlockIndex(nth), BlockKind::Data);
+            let err = sealed.read(&Wanted { part, ..wanted() }, &mut into).unwrap_err();
+            assert!(err.is_timeout(), "{err}");
+        }
+        assert_eq!(sealed.lost(), 0);
+        drop(held);
+        let part = Part::Block(BlockIndex(3), BlockKind::Data);
+        let err = sealed.read(&Wanted { part, ..wanted() }, &mut into).unwrap_err();
+        assert!(!err.is_timeout(), "{err}");
+        assert!(sealed.lost() > 0);
     }
 
     #[test]

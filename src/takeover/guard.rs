@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub struct Guard {
     kit: Kit,
     holder: Mutex<Option<Peer>>,
     is_over: AtomicBool,
+    /// Dropped when it is over, for whoever waits for that.
+    goes_on: Mutex<Option<Sender<()>>>,
 }
 
 impl Guard {
@@ -64,7 +67,8 @@ impl Guard {
     fn new(connection: &Arc<Connection>, letter: Letter, kit: Kit) -> Arc<Guard> {
         let connection = Arc::clone(connection);
         let is_over = AtomicBool::new(false);
-        Arc::new(Guard { connection, letter, kit, holder: Mutex::new(None), is_over })
+        let (holder, goes_on) = (Mutex::new(None), Mutex::new(None));
+        Arc::new(Guard { connection, letter, kit, holder, is_over, goes_on })
     }
 
     /// The same for a successor, which was started by `socket`'s other end.
@@ -92,6 +96,7 @@ impl Guard {
     /// It is unmounted: nobody has to be watched any more.
     pub fn over(&self) {
         self.is_over.store(true, Ordering::SeqCst);
+        drop(self.goes_on().take());
         if let Some(holder) = &*self.holder() {
             holder.say(&Word::Over);
         }
@@ -140,6 +145,18 @@ impl Guard {
     /// The name space whose processes may send a newer program.
     pub(super) fn namespace(&self) -> Namespace {
         self.letter.duty.namespace
+    }
+
+    /// Says so, by its other end being dropped, when it is over.
+    pub(super) fn until_over(&self) -> Receiver<()> {
+        let (goes_on, over) = mpsc::channel();
+        let mut place = self.goes_on();
+        *place = Some(goes_on).filter(|_| !self.is_over.load(Ordering::SeqCst));
+        over
+    }
+
+    fn goes_on(&self) -> MutexGuard<'_, Option<Sender<()>>> {
+        self.goes_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn holder(&self) -> MutexGuard<'_, Option<Peer>> {

@@ -7,6 +7,7 @@ use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::channel::{self, Heard, Word};
@@ -28,11 +29,13 @@ pub(super) struct NotStarted {
     pub(super) why: String,
     /// How it ended, if it did so by itself: it may have been at work already.
     pub(super) death: Option<Death>,
+    /// The process itself, where it was ended and does not go: it waits for a dying disk.
+    pub(super) unburied: Option<Peer>,
 }
 
 impl From<io::Error> for NotStarted {
     fn from(err: io::Error) -> Self {
-        NotStarted { why: err.to_string(), death: None }
+        NotStarted { why: err.to_string(), death: None, unburied: None }
     }
 }
 
@@ -59,18 +62,25 @@ impl Peer {
         Peer { socket, pid, handle: handle(pid), child: None }
     }
 
+    /// One that we have started.
+    pub(super) fn of_child(socket: OwnedFd, child: Child) -> Peer {
+        let pid = child.id();
+        Peer { socket, pid, handle: handle(pid), child: Some(child) }
+    }
+
     /// Starts one, and waits until it does what it is for.
     pub(super) fn start(letter: &Letter, kit: &Kit) -> Result<Peer, NotStarted> {
         let (ours, theirs) = channel::pair()?;
         let child = spawn::spawn(kit.program.as_fd(), &letter.process_name(), theirs)?;
-        let pid = child.id();
-        let mut peer = Peer { socket: ours, pid, handle: handle(pid), child: Some(child) };
+        let mut peer = Peer::of_child(ours, child);
         let asked = channel::send(peer.socket.as_fd(), &letter.encode()?, &kit.descriptors());
         match asked.and_then(|()| peer.hear(START_PATIENCE)) {
             Ok(Heard::Word(Word::Ready)) => Ok(peer),
             Ok(Heard::Gone) => {
                 let death = peer.bury();
-                Err(NotStarted { why: format!("it ended at once ({death:?})"), death: Some(death) })
+                let why = format!("it ended at once ({death:?})");
+                let unburied = (!peer.is_buried()).then_some(peer);
+                Err(NotStarted { why, death: Some(death), unburied })
             }
             other => {
                 peer.end();
@@ -81,7 +91,8 @@ impl Peer {
                     Ok(_) => "it said something else".to_owned(),
                     Err(err) => err.to_string(),
                 };
-                Err(NotStarted { why, death: None })
+                let unburied = (!peer.is_buried()).then_some(peer);
+                Err(NotStarted { why, death: None, unburied })
             }
         }
     }
@@ -116,9 +127,18 @@ impl Peer {
         }
     }
 
-    /// Whether there is nothing left of it that we would have to see to.
+    /// Whether it is gone, and nothing left of it that we would have to see to.
     pub(super) fn is_buried(&mut self) -> bool {
-        self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
+        match (&mut self.child, &self.handle) {
+            (Some(child), _) => !matches!(child.try_wait(), Ok(None)),
+            // Such a handle can be read when the last thread is gone.
+            (None, Some(handle)) => {
+                let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+                let mut polled = [PollFd::new(handle, PollFlags::IN)];
+                !matches!(rustix::event::poll(&mut polled, Some(&now)), Ok(0))
+            }
+            (None, None) => true,
+        }
     }
 
     /// Learns how it ended, when it is gone.

@@ -87,9 +87,10 @@ pub fn upgrade(path: &Path, program: &Path) -> Result<u32, UpgradeError> {
 /// Listens for programs, in a thread of its own.
 pub(super) fn listen(guard: &Arc<Guard>, device: Device) -> io::Result<()> {
     let address = socket::address(device, PURPOSE)?;
-    let guard = Arc::downgrade(guard);
+    let (guard, over) = (Arc::downgrade(guard), guard.until_over());
     let serve = move || {
-        if let Some(listener) = socket::bind_when_free(&address, "this server takes no upgrades") {
+        let without = "this server takes no upgrades";
+        if let Some(listener) = socket::bind_when_free(&address, &over, without) {
             answer_all(&listener, &guard);
         }
     };

@@ -1,17 +1,23 @@
 //! How are other copies looked for? By threads of their own: whoever asks does not wait for ever for a disk, a server or a computation.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::calls::Calls;
 use super::{Cure, Healer, Listener, Outcome, Part, Wanted};
 use crate::error::Error;
 use crate::store::lock;
 
 /// How long one who wants bytes waits for the search. It goes on, and who comes later finds what it found out.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one may take who is asked before others pass it over: its disk may be dead. Half of what one waits who wants
+/// bytes, so that the other half is left for those who are asked next.
+const HANG: Duration = Duration::from_secs(10);
+/// How often it is looked whether one hangs.
+const STEP: Duration = Duration::from_millis(200);
 /// How long nobody looks again for what nobody has.
 const REST: Duration = Duration::from_secs(1);
 /// Most searches at once. When all of them wait for something, there is no use in one more.
@@ -32,6 +38,18 @@ pub(super) struct Healing {
     healed: [AtomicU64; Cure::ALL.len()],
     remembered: Mutex<Remembered>,
     listener: OnceLock<Listener>,
+    calls: Calls,
+    begun: AtomicU64,
+    pub(super) limits: Limits,
+}
+
+/// How long somebody is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// The search, by one who wants bytes.
+    pub(super) patience: Duration,
+    /// A healer, before it is passed over.
+    pub(super) hang: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -72,9 +90,20 @@ impl Remembered {
 /// A search under way.
 #[derive(Debug, Default)]
 struct Search {
+    number: u64,
     ended: Mutex<Option<Found>>,
     changed: Condvar,
+    /// Whether a second thread looks, for the first one waits for who does not come back.
+    has_second: AtomicBool,
+    /// Whether one of them knows the end.
+    is_concluded: AtomicBool,
 }
+
+/// A true copy, if there is one; nothing is known while somebody was passed over, or when others know it already.
+type Sought = Result<Option<(Cure, Vec<u8>)>, Unknown>;
+
+/// There is no answer from here.
+struct Unknown;
 
 /// What a search found.
 #[derive(Debug, Clone)]
@@ -94,18 +123,27 @@ impl Search {
     }
 
     /// Waits for the end, but not for ever.
-    fn wait(&self, patience: Duration) -> Found {
+    fn wait(&self, patience: Duration) -> Option<Found> {
         let ended = lock(&self.ended);
         let waited = self.changed.wait_timeout_while(ended, patience, |ended| ended.is_none());
         let (ended, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        ended.clone().unwrap_or(Found::NotYet)
+        ended.clone()
     }
 }
 
 impl Healing {
     pub(super) fn new(healers: Vec<Arc<dyn Healer>>, is_restored: bool) -> Self {
+        // Nobody else waits for who restores an image, and who does can stop it.
+        let limits = if is_restored {
+            Limits { patience: Duration::MAX, hang: Duration::MAX }
+        } else {
+            Limits { patience: PATIENCE, hang: HANG }
+        };
         Healing {
             healers,
+            calls: Calls::default(),
+            begun: AtomicU64::new(0),
+            limits,
             is_restored,
             searches: Mutex::default(),
             healed: Default::default(),
@@ -145,46 +183,103 @@ impl Healing {
 
     /// Looks for a true copy, or waits for who does; `err` is what was wrong with the image's own.
     pub(super) fn find(self: &Arc<Self>, wanted: &Wanted, err: &Error) -> Found {
-        let patience = if self.is_restored { Duration::MAX } else { PATIENCE };
-        let begun = {
-            let mut searches = lock(&self.searches);
-            if let Some(search) = searches.get(&wanted.part) {
-                let search = Arc::clone(search);
-                drop(searches);
-                return search.wait(patience);
-            }
-            if searches.len() >= SEARCHES_MAX {
-                return Found::NotYet;
-            }
-            let search = Arc::<Search>::default();
+        let Limits { patience, hang } = self.limits;
+        let hangs = |search: &Search| self.calls.holds_up(search.number, hang);
+        let mut searches = lock(&self.searches);
+        let known = searches.get(&wanted.part).cloned();
+        let is_new = known.is_none();
+        // Those that hang are none that others have to wait for. They are not many: who hangs is not asked any more.
+        if is_new && searches.values().filter(|search| !hangs(search)).count() >= SEARCHES_MAX {
+            return Found::NotYet;
+        }
+        let search = known.unwrap_or_else(|| {
+            let number = self.begun.fetch_add(1, Ordering::Relaxed);
+            Arc::new(Search { number, ..Search::default() })
+        });
+        if is_new {
             searches.insert(wanted.part, Arc::clone(&search));
-            search
-        };
-        let (healing, wanted) = (Arc::clone(self), *wanted);
+        }
+        drop(searches);
+        if is_new {
+            self.begin(wanted, err, &search, true);
+        }
+        let begun = Instant::now();
+        loop {
+            if hangs(&search) && !search.has_second.swap(true, Ordering::AcqRel) {
+                self.begin(wanted, err, &search, false);
+            }
+            let left = patience.saturating_sub(begun.elapsed());
+            match search.wait(left.min(STEP)) {
+                Some(found) => return found,
+                None if left.is_zero() => return Found::NotYet,
+                None => {}
+            }
+        }
+    }
+
+    /// Has a thread look, the first one or a second one.
+    fn begin(self: &Arc<Self>, wanted: &Wanted, err: &Error, search: &Arc<Search>, is_first: bool) {
+        let (healing, search, wanted) = (Arc::clone(self), Arc::clone(search), *wanted);
         // Ends it whatever happens, also when there is no thread.
-        let ending = Ending { healing, part: wanted.part, search: Arc::clone(&begun) };
+        let ending = Ending { healing, part: wanted.part, search, is_first, is_due: is_first };
         let (why, is_unread) = (err.to_string(), matches!(err, Error::Io { .. }));
         let thread = thread::Builder::new().name("heal".to_owned()).stack_size(STACK_LEN);
         if let Err(err) = thread.spawn(move || ending.run(&wanted, why, is_unread)) {
             tracing::warn!("cannot look for another copy: {err}");
         }
-        begun.wait(patience)
     }
 
     /// The first copy that is true. What could not be read is not read once more before everybody else was asked: a bad sector
-    /// takes half a minute.
-    fn search(&self, wanted: &Wanted, is_unread: bool) -> Option<(Cure, Vec<u8>)> {
-        let is_true = |bytes: &Vec<u8>| bytes.len() == wanted.len && wanted.judge(bytes).is_ok();
+    /// takes half a minute. Who hangs is passed over, and asked last if that was no more than slowness.
+    fn search(&self, wanted: &Wanted, is_unread: bool, search: &Search) -> Sought {
         let is_own = |cure| matches!(cure, Cure::Reread | Cure::Fec);
-        let may_say = |healer: &&Arc<dyn Healer>| {
+        let is_late = |cure| is_unread && cure == Cure::Reread;
+        let mut order: Vec<(usize, &Arc<dyn Healer>)> = self.healers.iter().enumerate().collect();
+        order.retain(|(_, healer)| {
             wanted.part != Part::Superblock || self.is_restored || is_own(healer.cure())
-        };
-        let is_late = |healer: &&Arc<dyn Healer>| is_unread && healer.cure() == Cure::Reread;
-        let soon = self.healers.iter().filter(|healer| !is_late(healer));
-        let late = self.healers.iter().filter(is_late);
-        soon.chain(late).filter(may_say).find_map(|healer| {
-            healer.copies(wanted).find(is_true).map(|bytes| (healer.cure(), bytes))
-        })
+        });
+        order.sort_by_key(|(_, healer)| is_late(healer.cure()));
+        let mut passed_over = Vec::new();
+        for (nth, healer) in order {
+            if self.calls.has_hung(nth, self.limits.hang) {
+                passed_over.push((nth, healer));
+            } else if let Some(found) = self.ask(nth, healer, wanted, search)? {
+                return Ok(Some(found));
+            }
+        }
+        let begun = Instant::now();
+        for (nth, healer) in passed_over {
+            while self.calls.has_hung(nth, self.limits.hang) {
+                if begun.elapsed() >= self.limits.patience {
+                    return Err(Unknown);
+                }
+                thread::sleep(STEP);
+            }
+            if let Some(found) = self.ask(nth, healer, wanted, search)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn ask(
+        &self,
+        nth: usize,
+        healer: &Arc<dyn Healer>,
+        wanted: &Wanted,
+        search: &Search,
+    ) -> Sought {
+        // The other thread of this search may have been sooner.
+        if search.is_concluded.load(Ordering::Acquire) {
+            return Err(Unknown);
+        }
+        let cure = healer.cure();
+        // Parity may take minutes, and has a patience of its own. It reads no disk but that of the image itself.
+        let under_way = (cure != Cure::Fec).then(|| self.calls.begin(nth, search.number));
+        let is_true = |bytes: &Vec<u8>| bytes.len() == wanted.len && wanted.judge(bytes).is_ok();
+        let found = healer.copies(wanted).find(is_true);
+        drop(under_way);
+        Ok(found.map(|bytes| (cure, bytes)))
     }
 
     fn conclude(&self, outcome: Outcome) {
@@ -213,12 +308,27 @@ struct Ending {
     healing: Arc<Healing>,
     part: Part,
     search: Arc<Search>,
+    /// Whether this is the thread that the search began with.
+    is_first: bool,
+    /// Whether the search ends with this: a second thread that finds nothing leaves it to the first one.
+    is_due: bool,
 }
 
 impl Ending {
-    fn run(self, wanted: &Wanted, why: String, is_unread: bool) {
+    fn run(mut self, wanted: &Wanted, why: String, is_unread: bool) {
         let begun = Instant::now();
-        let found = self.healing.search(wanted, is_unread);
+        let Ok(found) = self.healing.search(wanted, is_unread, &self.search) else {
+            self.is_due &= !self.search.is_concluded.load(Ordering::Acquire);
+            if !self.is_first {
+                // Who asks later has somebody look again.
+                self.search.has_second.store(false, Ordering::Release);
+            }
+            return;
+        };
+        self.is_due = !self.search.is_concluded.swap(true, Ordering::AcqRel);
+        if !self.is_due {
+            return;
+        }
         let cure = found.as_ref().map(|(cure, _)| *cure);
         self.healing.conclude(Outcome { wanted: *wanted, why, cure, took: begun.elapsed() });
         self.end(found.map_or(Found::Nowhere, |(_, bytes)| Found::Bytes(bytes.into())));
@@ -237,7 +347,9 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.end(Found::NotYet);
+        if self.is_due {
+            self.end(Found::NotYet);
+        }
     }
 }
 
