@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use crate::image;
+use crate::integration::modules::files;
 
 /// `MODULE_INIT_COMPRESSED_FILE` of `finit_module(2)`: the kernel expands it (Linux 5.17).
 const COMPRESSED: i32 = 4;
@@ -29,37 +30,11 @@ pub(super) fn load(name: &str, sign: &str) {
     }
 }
 
-/// The files of a module and of what it needs, in the order in which they have to be loaded (modules.dep(5)).
-fn files<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
-    let is_module = |path: &str| {
-        let file = path.rsplit('/').next().unwrap_or(path);
-        file.strip_prefix(name).is_some_and(|rest| rest.starts_with(".ko"))
-    };
-    let mut lines = table.lines().filter_map(|line| line.split_once(':'));
-    let Some((path, needed)) = lines.find(|(path, _)| is_module(path)) else { return Vec::new() };
-    needed.split_whitespace().rev().chain([path]).collect()
-}
-
 fn insert(path: &Path) -> io::Result<()> {
     let file = image::open_regular(path)?;
     let is_plain = path.extension().is_some_and(|extension| extension == "ko");
     match rustix::system::finit_module(&file, c"", if is_plain { 0 } else { COMPRESSED }) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(err) => Err(err.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::files;
-
-    #[test]
-    fn what_a_module_needs_is_loaded_before_it() {
-        let table = "k/cuse.ko: k/fuse.ko\nk/fuse.ko:\nu/overlay.ko.xz: k/b.ko.xz k/a.ko\n\
-                     k/overlay2.ko:\nk/a.ko:\nk/b.ko.xz: k/a.ko\n";
-        assert_eq!(files(table, "fuse"), ["k/fuse.ko"]);
-        assert_eq!(files(table, "overlay"), ["k/a.ko", "k/b.ko.xz", "u/overlay.ko.xz"]);
-        assert!(files(table, "erofs").is_empty());
-        assert!(files("", "fuse").is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! Which kernel modules does the program need before there is a root? Found by the `modules.dep` that depmod(8) wrote.
+//! Which kernel modules does the program need before there is a root, and in which order? As the `modules.dep` says that depmod(8)
+//! wrote.
 
 use std::path::Path;
 
@@ -15,15 +16,12 @@ pub fn needed(directory: &Path) -> Result<Vec<(String, Vec<u8>)>, Obstacle> {
     let mut paths: Vec<&str> = Vec::new();
     let mut lines = String::new();
     for line in table.lines() {
-        let Some((path, dependencies)) = line.split_once(':') else { continue };
-        if !NEEDED.contains(&name(path)) {
+        let Some((_, files)) = entry(line).filter(|(name, _)| NEEDED.contains(name)) else {
             continue;
-        }
+        };
         lines.push_str(line);
         lines.push('\n');
-        // Whatever has to be loaded before, first.
-        let all = dependencies.split_whitespace().rev().chain([path]);
-        for path in all.filter(|path| is_beneath(path)) {
+        for path in files.filter(|path| is_beneath(path)) {
             if !paths.contains(&path) {
                 paths.push(path);
             }
@@ -41,6 +39,19 @@ pub fn needed(directory: &Path) -> Result<Vec<(String, Vec<u8>)>, Obstacle> {
     Ok(files)
 }
 
+/// The files of a module and of what it needs, in the order in which they have to be loaded (modules.dep(5)); none where it is no
+/// module.
+pub fn files<'a>(table: &'a str, module: &str) -> impl Iterator<Item = &'a str> {
+    let found = table.lines().filter_map(entry).find(|(name, _)| *name == module);
+    found.into_iter().flat_map(|(_, files)| files)
+}
+
+/// The name of the module that a line is of, and its files.
+fn entry(line: &str) -> Option<(&str, impl Iterator<Item = &str>)> {
+    let (path, needed) = line.split_once(':')?;
+    Some((name(path), needed.split_whitespace().rev().chain([path])))
+}
+
 /// `fuse` of `kernel/fs/fuse/fuse.ko.xz`.
 fn name(path: &str) -> &str {
     let name = path.rsplit('/').next().unwrap_or(path);
@@ -53,7 +64,7 @@ fn is_beneath(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::needed;
+    use super::{files, needed};
 
     #[test]
     fn takes_what_is_needed_and_what_that_needs() {
@@ -75,5 +86,18 @@ mod tests {
         // All built in.
         std::fs::write(dir.path().join("modules.dep"), "k/a.ko:\n").unwrap();
         assert!(needed(dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_module_needs_is_loaded_before_it() {
+        let table = "k/cuse.ko: k/fuse.ko\nk/fuse.ko:\nu/overlay.ko.xz: k/b.ko.xz k/a.ko\n\
+                     k/overlay2.ko:\nk/a.ko:\nk/b.ko.xz: k/a.ko\n";
+        assert_eq!(files(table, "fuse").collect::<Vec<_>>(), ["k/fuse.ko"]);
+        assert_eq!(
+            files(table, "overlay").collect::<Vec<_>>(),
+            ["k/a.ko", "k/b.ko.xz", "u/overlay.ko.xz"]
+        );
+        assert!(files(table, "erofs").next().is_none());
+        assert!(files("", "fuse").next().is_none());
     }
 }
