@@ -123,8 +123,8 @@ fn sign(images: &[&Image]) -> String {
 }
 
 /// An extension for any system.
-fn extension(name: &str, fill: impl FnOnce(&Path)) -> Image {
-    Image::build(&[], |tree| {
+fn extension(name: &str, options: &[&str], fill: impl FnOnce(&Path)) -> Image {
+    Image::build(options, |tree| {
         let release = tree.join("usr/lib/extension-release.d");
         fs::create_dir_all(&release).unwrap();
         fs::write(release.join(format!("extension-release.{name}")), "ID=_any\n").unwrap();
@@ -227,11 +227,7 @@ fn what_is_no_root_is_never_the_one_that_is_meant() {
             })
         };
         let (old, new) = (version("1", "old"), version("2", "new"));
-        let release = "usr/lib/extension-release.d";
-        let extension = Image::build(&["--image-version", "3"], |tree| {
-            fs::create_dir_all(tree.join(release)).unwrap();
-            fs::write(tree.join(release).join("extension-release.x"), "ID=_any\n").unwrap();
-        });
+        let extension = extension("x", &["--image-version", "3"], |_| {});
         let key = sign(&[&old, &new, &extension]);
         let machine = Machine::new(&[
             ("images/old.img", &old),
@@ -330,7 +326,8 @@ fn a_damaged_first_program_is_found_before_it_is_needed() {
 fn the_data_partition_vouches_for_nothing() {
     alone("the_data_partition_vouches_for_nothing", || {
         let image = Image::build(&[], fill);
-        let extension = extension("evil", |tree| fs::write(tree.join("which"), "evil\n").unwrap());
+        let extension =
+            extension("evil", &[], |tree| fs::write(tree.join("which"), "evil\n").unwrap());
         let (root, other) = (&image.digest, &extension.digest);
         let images: &[(&str, &Image)] = &[("root.img", &image), ("images/e.img", &extension)];
         let file = format!("extension-override = [\"{other}\"]\n");
@@ -520,15 +517,15 @@ fn an_overriding_extension_must_be_whole_where_boot_needs_it() {
             fs::rename(tree.join("bin"), tree.join("usr-bin")).unwrap();
             symlink("usr-bin", tree.join("bin")).unwrap();
         });
-        let hiding = extension("hiding", |tree| {
+        let hiding = extension("hiding", &[], |tree| {
             fs::create_dir(tree.join("bin")).unwrap();
             fs::write(tree.join("bin/other"), "").unwrap();
         });
-        let shell = extension("shell", |tree| {
+        let shell = extension("shell", &[], |tree| {
             fs::create_dir(tree.join("bin")).unwrap();
             program(&tree.join("bin/sh"), &noise(8, 300_000));
         });
-        let init = extension("init", |tree| {
+        let init = extension("init", &[], |tree| {
             fs::create_dir(tree.join("sbin")).unwrap();
             fs::write(tree.join("sbin/init"), "no program").unwrap();
         });
@@ -573,7 +570,7 @@ fn the_top_directory_is_the_root_s_own() {
             fill(tree);
             fs::set_permissions(tree, fs::Permissions::from_mode(0o751)).unwrap();
         });
-        let closed = extension("closed", |tree| {
+        let closed = extension("closed", &[], |tree| {
             fs::write(tree.join("which"), "extension\n").unwrap();
             std::os::unix::fs::chown(tree, Some(1000), Some(1000)).unwrap();
             fs::set_permissions(tree, fs::Permissions::from_mode(0o700)).unwrap();

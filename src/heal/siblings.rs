@@ -28,13 +28,13 @@ use crate::store::{Store, lock};
 /// Most images that are looked into; of more, the newest.
 const IMAGES_MAX: usize = 16;
 /// Most names of a directory that are looked at.
-const NAMES_MAX: usize = 4096;
+pub(crate) const NAMES_MAX: usize = 4096;
 /// Most directories: all of them are handed on in one message.
 const PLACES_MAX: usize = 32;
 /// What an updater puts behind the name of the one before.
-const PREVIOUS_SUFFIX: &str = ".prev";
+const PREVIOUS_SUFFIX: &str = "prev";
 /// Where images are on a data partition, beside its single one.
-const IMAGES: &str = "images";
+pub(crate) const IMAGES: &str = "images";
 /// How much everybody else comes before who prepares for the future: as much as can be (nice(2)).
 const NICE: i32 = 19;
 /// A directory that was changed less than so many seconds ago may change again without a new time of change.
@@ -356,17 +356,19 @@ fn is_image(file: &File) -> bool {
     file.read_exact_at(&mut found, 0).is_ok() && found == superblock::MAGIC
 }
 
+/// Whether a name is that of an image, or of the one before.
+pub(crate) fn is_image_or_previous(path: &Path) -> bool {
+    let is_previous = path.extension().is_some_and(|suffix| suffix == PREVIOUS_SUFFIX);
+    let stem = path.file_stem().filter(|_| is_previous);
+    is_image_name(path) || stem.is_some_and(|stem| is_image_name(Path::new(stem)))
+}
+
 /// Names of images in a directory.
 fn names(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)?.take(NAMES_MAX) {
         let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
-        let path = Path::new(&name);
-        let is_previous = path.extension().is_some_and(|suffix| {
-            suffix == PREVIOUS_SUFFIX.trim_start_matches('.')
-                && path.file_stem().is_some_and(|stem| is_image_name(Path::new(stem)))
-        });
-        if is_image_name(path) || is_previous {
+        if is_image_or_previous(Path::new(&name)) {
             names.push(name);
         }
     }

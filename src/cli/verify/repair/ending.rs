@@ -16,16 +16,10 @@ use crate::cli::elsewhere;
 use crate::error::Error;
 use crate::format::field::usize_from_u64;
 use crate::format::{superblock, trailer};
-use crate::image::{self, Method, Source, is_image_name};
+use crate::heal::siblings::{IMAGES, NAMES_MAX, is_image_or_previous};
+use crate::image::{self, Method, Source};
 use crate::store::{parity_of, read_superblock};
 use crate::{Digest, trust};
-
-/// Most names of a directory that are looked at.
-const NAMES_MAX: usize = 4096;
-/// Where images are on a data partition, beside its single one.
-const IMAGES: &str = "images";
-/// What an updater puts behind the name of the one before.
-const PREVIOUS_SUFFIX: &str = "prev";
 
 /// What stands behind an image in its file.
 #[derive(Debug, Default)]
@@ -145,12 +139,6 @@ fn open_unlinked(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
-}
-
-fn is_image_or_previous(path: &Path) -> bool {
-    let is_previous = path.extension().is_some_and(|suffix| suffix == PREVIOUS_SUFFIX);
-    let stem = path.file_stem().filter(|_| is_previous);
-    is_image_name(path) || stem.is_some_and(|stem| is_image_name(Path::new(stem)))
 }
 
 fn on_server(url: &str) -> Option<Arc<dyn Source>> {
