@@ -11,7 +11,6 @@ pub mod checked;
 pub mod delta;
 mod disk;
 mod download;
-mod etc;
 pub mod failed;
 mod fetch;
 mod head;

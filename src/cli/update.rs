@@ -69,7 +69,7 @@ enum UpdateCommand {
     List(list::ListArgs),
     /// Keep an image whatever comes
     Pin(PinArgs),
-    /// Remove images that nothing needs
+    /// Remove images that nothing needs, and the /etc of those that are gone
     Gc(GcArgs),
     /// Write what an image has and another one lacks into a file, for machines without a network
     Delta(delta::DeltaArgs),

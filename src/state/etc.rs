@@ -23,6 +23,7 @@
 //! back to an older image finds the /etc that it had, without what was changed since.
 
 mod changes;
+mod left;
 mod merge;
 mod record;
 mod rule;
@@ -36,6 +37,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::OFlags;
 
 pub use changes::{Change, What, changes};
+pub use left::{left, remove};
 use merge::Sides;
 use record::Damage;
 pub use record::Record;
@@ -48,6 +50,13 @@ use crate::fs::Tree;
 
 /// The directory's name in an image.
 const ETC: &[u8] = b"etc";
+/// Where they are on the data partition.
+const PLACE: &str = "state";
+/// What their names begin with; the digest comes behind.
+const PREFIX: &str = "etc.";
+/// What is behind that in the name of a record, and of what is not whole.
+const RECORD: &[u8] = b".pristine";
+const HALF: &[u8] = b".tmp";
 /// Where the digest stands that was booted last.
 const LAST: &[u8] = b"etc.last";
 const LAST_TMP: &[u8] = b"etc.last.tmp";
@@ -239,7 +248,7 @@ fn make(
     last: Option<Digest>,
     open_old: &mut dyn FnMut(Digest) -> Result<Option<Tree>>,
 ) -> Result<Report> {
-    let tmp = [name, b".tmp"].concat();
+    let tmp = [name, HALF].concat();
     let made = make_tmp(place, &tmp, name, booted, last, open_old);
     if made.is_err() {
         // So that a full disk is no fuller than before. The next boot tries again if this does not work.
@@ -321,11 +330,16 @@ pub fn merge(old: &Tree, current: &Path, new: &Tree, out: &Path) -> Result<Repor
 
 /// The name of the directory in `state/` that is the /etc of an image.
 pub fn directory_name(digest: Digest) -> String {
-    format!("etc.{digest}")
+    format!("{PREFIX}{digest}")
+}
+
+/// The image whose directory has a name.
+fn image_of(name: &[u8]) -> Option<Digest> {
+    name.strip_prefix(PREFIX.as_bytes()).and_then(digest_of)
 }
 
 fn record_name(name: &[u8]) -> Vec<u8> {
-    [name, b".pristine"].concat()
+    [name, RECORD].concat()
 }
 
 /// What an image had in /etc: from the record, else from the image itself.
@@ -350,7 +364,7 @@ fn old_record(
 /// Removes what an earlier boot left half made.
 fn sweep(place: &OwnedFd) -> Result<()> {
     for name in disk::names(place).map_err(wrap("list", b"state"))? {
-        if name.starts_with(b"etc.") && name.ends_with(b".tmp") {
+        if name.starts_with(PREFIX.as_bytes()) && name.ends_with(HALF) {
             disk::remove_tree(place, &name)?;
         }
     }
@@ -371,7 +385,7 @@ fn digest_of(text: &[u8]) -> Option<Digest> {
 fn last(place: &OwnedFd, noted: Option<Digest>) -> Result<Option<Digest>> {
     let mut newest = None;
     for name in disk::names(place).map_err(wrap("list", b"state"))? {
-        let Some(digest) = name.strip_prefix(b"etc.").and_then(digest_of) else { continue };
+        let Some(digest) = image_of(&name) else { continue };
         let Ok(directory) = disk::open_directory(place, &name) else { continue };
         let stat = disk::stat(&directory).map_err(wrap("look at", &name))?;
         let changed = (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec);

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::book::Book;
 use super::disk;
-use super::etc;
 use super::failed::Failed;
 use super::place::{Lock, Place, Stored, etc_last};
 use super::single;
 use super::state::{NotPossible, State, Why};
 use crate::format::digest::Digest;
+use crate::state::etc;
 use crate::trust::signature_beside;
 
 /// Images that stay whatever comes: an empty file each, its name the root digest.
@@ -126,8 +126,8 @@ pub struct Garbage {
     pub bytes: u64,
 }
 
-/// Removes images that nothing needs with what `/etc` was on them, and what is left of downloads. Images that bear other names than their digests were put
-/// there by somebody else, and stay; so do `also`, and what `ashlar.toml` names. With `dry_run` nothing is removed.
+/// Removes images that nothing needs, what `/etc` was on images that are gone, and what is left of downloads. Images that bear other
+/// names than their digests were put there by somebody else, and stay; so do `also`, and what `ashlar.toml` names. With `dry_run` nothing is removed.
 pub fn collect_garbage(
     place: &Place,
     also: &BTreeSet<Digest>,
@@ -180,16 +180,12 @@ pub fn collect_garbage(
             let mut here = stored.chain(named.exists().then_some(&named));
             kept.contains(&image) || here.any(|path| !garbage.paths.contains(path))
         };
-        let unwanted = etc::unwanted(place.data(), is_wanted)
-            .map_err(|err| Failed::io("cannot look for what `/etc` was on other images", err))?;
-        for (path, bytes) in unwanted {
+        for (name, bytes) in etc::left(place.data(), is_wanted)? {
             if !dry_run {
-                etc::remove(&path).map_err(|err| {
-                    Failed::io(format_args!("cannot remove {}", path.display()), err)
-                })?;
+                etc::remove(place.data(), &name)?;
             }
             garbage.bytes = garbage.bytes.saturating_add(bytes);
-            garbage.paths.push(path);
+            garbage.paths.push(place.data().join("state").join(name));
         }
     }
     Ok(garbage)
