@@ -19,8 +19,7 @@ pub(super) fn run() -> Outcome {
     prepare(&called)?;
     match called.letter.role {
         Role::Holder => {
-            let Called { letter, kit, socket } = called;
-            takeover::hold(&letter, &kit, socket)
+            takeover::hold(called)
                 .map_err(|err| Failure::new(format!("cannot hold the mount: {err}")))?;
             Ok(ExitCode::SUCCESS)
         }

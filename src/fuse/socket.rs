@@ -17,6 +17,9 @@ const BIND_PAUSE: Duration = Duration::from_millis(50);
 /// How long it is waited in between from then on: whoever has the name must not have it for good by being there first.
 const BIND_PAUSE_LATER: Duration = Duration::from_secs(30);
 
+/// How long nobody is listened to when somebody came for whom there was no descriptor.
+pub const SHORTAGE: Duration = Duration::from_millis(100);
+
 /// The address of the server of a mount; `purpose` is empty, or what is asked there.
 pub fn address(device: Device, purpose: &str) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("ashlar/{device}{purpose}"))

@@ -161,6 +161,9 @@ impl Reporter {
             if stream.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::InvalidInput) {
                 return;
             }
+            if stream.is_err() {
+                thread::sleep(socket::SHORTAGE);
+            }
             if let Err(err) = stream.and_then(|stream| self.answer(stream)) {
                 tracing::debug!("a report was not delivered: {err}");
             }

@@ -99,6 +99,13 @@ fn receive_with(socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<(Vec<u8>
     Ok((message, descriptors))
 }
 
+/// Whether the other one is gone, whatever it said before.
+pub(super) fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(&socket, PollFlags::empty())];
+    let polls = rustix::event::poll(&mut polled, Some(&Timespec::default()));
+    polls.is_ok() && polled.iter().any(|it| it.revents().contains(PollFlags::HUP))
+}
+
 /// Says a word.
 pub(super) fn say(socket: BorrowedFd<'_>, word: &Word) -> io::Result<()> {
     send(socket, &serde_json::to_vec(word)?, &[])
@@ -116,9 +123,14 @@ pub(super) fn hear(socket: BorrowedFd<'_>, patience: Duration) -> io::Result<Hea
         result => result.map(drop)?,
     }
     // Somebody else may have heard it since.
-    let (message, _) = match receive_with(socket, RecvFlags::DONTWAIT) {
-        Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
-        Err(err) if err.kind() == io::ErrorKind::ConnectionReset => return Ok(Heard::Gone),
+    let is = |err: &io::Error, kind| err.kind() == kind;
+    let hear = || receive_with(socket, RecvFlags::DONTWAIT);
+    // Who ends with words unheard resets the connection, which is told before the words that it said last.
+    let heard = hear()
+        .or_else(|err| if is(&err, io::ErrorKind::ConnectionReset) { hear() } else { Err(err) });
+    let (message, _) = match heard {
+        Err(err) if is(&err, io::ErrorKind::WouldBlock) => return Ok(Heard::Nothing),
+        Err(err) if is(&err, io::ErrorKind::ConnectionReset) => return Ok(Heard::Gone),
         received => received?,
     };
     if message.is_empty() {
@@ -145,5 +157,18 @@ mod tests {
         assert_eq!((&*message, descriptors.len()), (&b"kit"[..], 2));
         drop(descriptors);
         assert_eq!(hear(ours.as_fd(), Duration::from_secs(5)).unwrap(), Heard::Gone);
+    }
+
+    #[test]
+    fn the_last_words_of_one_that_did_not_listen_are_heard() {
+        let (ours, theirs) = pair().unwrap();
+        say(ours.as_fd(), &Word::Ping).unwrap();
+        say(theirs.as_fd(), &Word::Over).unwrap();
+        assert!(!is_hung_up(ours.as_fd()));
+        drop(theirs);
+        assert!(is_hung_up(ours.as_fd()));
+        let heard = || hear(ours.as_fd(), Duration::from_secs(5)).unwrap();
+        assert_eq!(heard(), Heard::Word(Word::Over));
+        assert_eq!(heard(), Heard::Gone);
     }
 }

@@ -23,6 +23,8 @@ use crate::fuse::session;
 
 /// For how many of its periods a holder may be silent: it asks in each whether we live.
 const SILENT_MAX: u32 = 6;
+/// How long nothing is tried again for which there was no descriptor.
+const SHORTAGE: Duration = Duration::from_secs(1);
 /// How long a new server may take to have a holder.
 const HELD_PATIENCE: Duration = Duration::from_secs(40);
 /// How long questions that are at work may take when this server makes room for another.
@@ -35,6 +37,8 @@ pub struct Guard {
     letter: Letter,
     kit: Kit,
     holder: Mutex<Option<Peer>>,
+    /// Held while there is no holder and another one is started.
+    replacing: Mutex<()>,
     is_over: AtomicBool,
     /// Dropped when it is over, for whoever waits for that.
     goes_on: Mutex<Option<Sender<()>>>,
@@ -68,17 +72,17 @@ impl Guard {
         let connection = Arc::clone(connection);
         let is_over = AtomicBool::new(false);
         let (holder, goes_on) = (Mutex::new(None), Mutex::new(None));
-        Arc::new(Guard { connection, letter, kit, holder, is_over, goes_on })
+        let replacing = Mutex::default();
+        Arc::new(Guard { connection, letter, kit, holder, replacing, is_over, goes_on })
     }
 
-    /// The same for a successor, which was started by `socket`'s other end.
+    /// The same for a successor.
     pub(super) fn join(
         connection: &Arc<Connection>,
         letter: Letter,
         kit: Kit,
-        socket: OwnedFd,
+        starter: Peer,
     ) -> io::Result<Arc<Guard>> {
-        let starter = Peer::of_sender(socket, letter.sender);
         let before = letter.before;
         // Its own page, where it has one.
         let journal = connection.journal.memory().try_clone_to_owned()?;
@@ -136,6 +140,8 @@ impl Guard {
             return Err(io::Error::other(format!("it found no holder ({death:?})")));
         }
         self.over();
+        // One that is being started is told before we leave: it would start another server of ours.
+        drop(self.replacing());
         tell(next.pid());
         tracing::info!("process {} serves from now on", next.pid());
         self.connection.journal.leave(LEAVE_PATIENCE);
@@ -159,6 +165,10 @@ impl Guard {
         self.goes_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn replacing(&self) -> MutexGuard<'_, ()> {
+        self.replacing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn holder(&self) -> MutexGuard<'_, Option<Peer>> {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,6 +181,14 @@ impl Guard {
         }
         self.connection.holder.store(holder.pid(), Ordering::Relaxed);
         *place = Some(holder);
+    }
+
+    /// A holder that nobody watches, or that nobody is told of, would start another server.
+    fn dismiss_holder(&self) {
+        if let Some(holder) = self.holder().take() {
+            holder.say(&Word::Over);
+        }
+        self.connection.holder.store(0, Ordering::Relaxed);
     }
 
     fn start_holder(&self) -> io::Result<()> {
@@ -194,7 +212,16 @@ impl Guard {
         loop {
             // Not under the lock: others say words meanwhile.
             let socket = self.holder().as_ref().map(|it| it.socket().try_clone_to_owned());
-            let Some(Ok(socket)) = socket else { return };
+            let socket = match socket {
+                Some(Ok(socket)) => socket,
+                Some(Err(err)) => {
+                    // It asks whether we live, and would have us replaced.
+                    tracing::error!("the holder is not heard: {err}");
+                    thread::sleep(SHORTAGE);
+                    continue;
+                }
+                None => return,
+            };
             match channel::hear(socket.as_fd(), PERIOD) {
                 Ok(Heard::Word(word)) => {
                     silent = 0;
@@ -206,17 +233,22 @@ impl Guard {
                 }
                 Ok(Heard::Nothing) if silent < SILENT_MAX => silent = silent.saturating_add(1),
                 Ok(_) | Err(_) => {
-                    if self.is_over.load(Ordering::SeqCst) {
+                    if !self.replace_holder(&mut back_off) {
                         return;
                     }
-                    self.replace_holder(&mut back_off);
                     silent = 0;
                 }
             }
         }
     }
 
-    fn replace_holder(&self, back_off: &mut BackOff) {
+    /// Has another holder, unless it is over.
+    fn replace_holder(&self, back_off: &mut BackOff) -> bool {
+        let _replacing = self.replacing();
+        let is_over = || self.is_over.load(Ordering::SeqCst);
+        if is_over() {
+            return false;
+        }
         let gone = self.holder().take();
         let mut death = gone.map_or(Death::Unknown, |mut holder| {
             holder.end();
@@ -230,10 +262,14 @@ impl Guard {
                 Ok(()) => break,
                 Err(err) => tracing::error!("the holder's successor does not start: {err}"),
             }
+            if is_over() {
+                return false;
+            }
             death = Death::Crashed;
         }
         let pid = self.connection.holder.load(Ordering::Relaxed);
         tracing::warn!("the holder had died; process {pid} holds the mount from now on");
+        true
     }
 
     /// Waits for the server before to leave, and then has the kernel ask again what it may have left.
@@ -266,7 +302,8 @@ impl Guard {
 
     /// Has a holder of our own.
     fn take_charge(self: &Arc<Self>) -> bool {
-        let begun = self.start_holder().and_then(|()| self.watch());
+        let watch = || self.watch().inspect_err(|_| self.dismiss_holder());
+        let begun = self.start_holder().and_then(|()| watch());
         if let Err(err) = &begun {
             tracing::error!("nobody holds this mount: {err}");
         }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
 use super::back_off::BackOff;
 use super::channel::{Heard, Word};
-use super::letter::{Kit, Letter, Role};
+use super::letter::Role;
 use super::peer::{NotStarted, Peer};
+use super::successor::Called;
 use crate::fuse::connection::Before;
 use crate::fuse::journal::{Death, Journal};
 use crate::fuse::mount::is_connected;
@@ -35,10 +36,10 @@ enum Verdict {
 }
 
 /// Watches the server that sent the letter, and each of its successors, until one says that it is over.
-pub fn hold(letter: &Letter, kit: &Kit, socket: OwnedFd) -> io::Result<()> {
+pub fn hold(called: Called) -> io::Result<()> {
+    let Called { letter, kit, starter: mut server } = called;
     let journal = Journal::open(kit.journal.try_clone()?)?;
     let mut watch = Watch::new(journal, Duration::from_secs(letter.duty.watchdog_secs));
-    let mut server = Peer::of_sender(socket, letter.sender);
     server.say(&Word::Ready);
     let mut back_off = BackOff::new();
     loop {
@@ -52,9 +53,9 @@ pub fn hold(letter: &Letter, kit: &Kit, socket: OwnedFd) -> io::Result<()> {
         };
         // There is no mount any more.
         let is_over = || matches!(is_connected(kit.device.as_fd()), Ok(false));
-        let start = |death| Peer::start(&letter.to(Role::Server, Before::Dead(death)), kit);
+        let start = |death| Peer::start(&letter.to(Role::Server, Before::Dead(death)), &kit);
         let Some(next) = successor(death, &mut back_off, is_over, start) else { return Ok(()) };
-        watch.unburied.push(std::mem::replace(&mut server, next));
+        watch.lay_aside(std::mem::replace(&mut server, next));
     }
 }
 
@@ -126,7 +127,13 @@ impl Watch {
                     continue;
                 }
                 Ok(Heard::Nothing) => {}
-                Ok(Heard::Gone) | Err(_) => return Verdict::Dead,
+                Ok(Heard::Gone) => return Verdict::Dead,
+                Err(err) => {
+                    // Who cannot be heard is not left beside the one that comes.
+                    tracing::error!("the server is not understood and is replaced: {err}");
+                    server.end();
+                    return Verdict::Dead;
+                }
             }
             silent = silent.saturating_add(period);
             server.say(&Word::Ping);
@@ -142,6 +149,13 @@ impl Watch {
             server.end();
             return Verdict::Replaced;
         }
+    }
+
+    /// Keeps a server until it is gone. What is gone is let go of at once: each has descriptors, and servers may die faster than
+    /// they are asked whether they live.
+    fn lay_aside(&mut self, server: Peer) {
+        self.unburied.push(server);
+        self.unburied.retain_mut(|old| !old.is_buried());
     }
 
     /// How long a question has been at work, if so long that another server should try. None should while one that was ended
@@ -245,6 +259,22 @@ mod tests {
         assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
         assert!(watch.unburied.is_empty());
         assert_eq!(next.bury(), Death::Killed);
+    }
+
+    #[test]
+    fn servers_that_are_gone_are_let_go_of_however_fast_they_die() {
+        let (mut watch, _page) = watch();
+        let mut hung = sleeper();
+        watch.lay_aside(Peer::of_sender(channel::pair().unwrap().0, hung.id()));
+        for _ in 0..20 {
+            let mut server = Peer::of_child(channel::pair().unwrap().0, sleeper());
+            server.end();
+            assert_eq!(server.bury(), Death::Killed);
+            watch.lay_aside(server);
+            assert_eq!(watch.unburied.len(), 1);
+        }
+        hung.kill().unwrap();
+        hung.wait().unwrap();
     }
 
     fn not_started(unburied: Option<Peer>) -> NotStarted {

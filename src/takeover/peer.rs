@@ -19,6 +19,8 @@ use crate::fuse::journal::Death;
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a process that is gone may take to be a corpse, or one that was ended to be gone: it may wait for a dying disk.
 const BURIAL_PATIENCE: Duration = Duration::from_secs(1);
+/// The exit status of a program that panicked where it does not abort.
+const PANIC: i32 = 101;
 /// A step of waiting for that.
 const STEP: Duration = Duration::from_millis(1);
 
@@ -59,7 +61,9 @@ pub(super) struct Peer {
 impl Peer {
     /// The one that started us.
     pub(super) fn of_sender(socket: OwnedFd, pid: u32) -> Peer {
-        Peer { socket, pid, handle: handle(pid), child: None }
+        // Whose number it is by now when the sender is gone nobody knows.
+        let handle = handle(pid).filter(|_| !channel::is_hung_up(socket.as_fd()));
+        Peer { socket, pid, handle, child: None }
     }
 
     /// One that we have started.
@@ -148,6 +152,10 @@ impl Peer {
         loop {
             match child.try_wait() {
                 Ok(Some(status)) if status.signal() == Some(9) => return Death::Killed,
+                // It gave up in good order, which may be for want of a thread or of memory.
+                Ok(Some(status)) if status.code().is_some_and(|code| code != PANIC) => {
+                    return Death::Unknown;
+                }
                 Ok(Some(_)) => return Death::Crashed,
                 Ok(None) if begun.elapsed() < BURIAL_PATIENCE => thread::sleep(STEP),
                 _ => return Death::Unknown,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::channel;
 use super::guard::{self, Guard};
 use super::letter::{Kit, Letter};
+use super::peer::Peer;
 use crate::fuse::journal::Journal;
 use crate::fuse::session::{self, Mounted, Work};
 use crate::heal::distant::Distant;
@@ -22,8 +23,8 @@ pub struct Called {
     pub letter: Letter,
     /// The descriptors.
     pub kit: Kit,
-    /// The way to who called.
-    pub socket: OwnedFd,
+    /// Who called.
+    pub(super) starter: Peer,
 }
 
 /// Reads the letter from standard input.
@@ -34,29 +35,24 @@ pub fn called() -> io::Result<Called> {
         let failed = channel::Word::Failed(err.to_string());
         channel::say(socket.as_fd(), &failed).unwrap_or_default();
     })?;
-    Ok(Called { letter, kit, socket })
+    // At once: later its number may be another process's.
+    let starter = Peer::of_sender(socket, letter.sender);
+    Ok(Called { letter, kit, starter })
 }
 
 /// Serves the mount from here on. `distant` is asked last for what the image does not have any more.
 pub fn succeed(called: Called, distant: Option<Distant>) -> io::Result<(Mounted, Arc<Guard>)> {
-    let Called { letter, kit, socket } = called;
-    take_up(&letter, &kit, distant).map_or_else(
-        |err| {
-            let word = if err.kind() == io::ErrorKind::NotConnected {
-                channel::Word::Over
-            } else {
-                channel::Word::Failed(err.to_string())
-            };
-            channel::say(socket.as_fd(), &word).unwrap_or_default();
-            Err(err)
-        },
-        |mounted| {
-            guard::note_panics(&mounted.connection().journal);
-            let socket = socket.try_clone()?;
-            let guard = Guard::join(mounted.connection(), letter.clone(), kit.again()?, socket)?;
-            Ok((mounted, guard))
-        },
-    )
+    let Called { letter, kit, starter } = called;
+    let mounted = take_up(&letter, &kit, distant).inspect_err(|err| {
+        starter.say(&if err.kind() == io::ErrorKind::NotConnected {
+            channel::Word::Over
+        } else {
+            channel::Word::Failed(err.to_string())
+        });
+    })?;
+    guard::note_panics(&mounted.connection().journal);
+    let guard = Guard::join(mounted.connection(), letter.clone(), kit.again()?, starter)?;
+    Ok((mounted, guard))
 }
 
 fn take_up(letter: &Letter, kit: &Kit, distant: Option<Distant>) -> io::Result<Mounted> {
