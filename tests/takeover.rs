@@ -258,6 +258,37 @@ fn a_question_that_ends_servers_is_answered_with_an_error_and_all_others_are_ser
     });
 }
 
+/// Before Linux 6.9 the kernel cannot ask again: what a dead server had read is answered with errors.
+#[cfg(feature = "without-cures")]
+#[test]
+fn on_an_old_kernel_calls_fail_and_nobody_waits_for_ever() {
+    let kills = number("ASHLAR_KILLS", 40);
+    limited("on_an_old_kernel", 60 + u64::from(kills), move || {
+        let image = Image::build(&[], storm::fill);
+        let point = image.mountpoint("mnt");
+        let options = format!("root_digest={},cachesize=4M", image.digest);
+        let mut command = Command::new(mount::ASHLAR);
+        command.args(["mount", "-o", &options, text(&image.path), text(&point)]);
+        assert!(command.env("ASHLAR_OLD_KERNEL", "1").status().unwrap().success());
+        let mount = Mount::found(point);
+        let storm = Storm::begin(&mount.point, &image.source, true);
+        let (mut server, _) = settled(&mount.point, |_| true);
+        for nth in 0..kills {
+            pause(nth);
+            kill(server);
+            server = settled(&mount.point, |it| it.0 != server).0;
+        }
+        let refused = ashlar(&["upgrade-daemon", text(&mount.point)]);
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("cannot ask again"));
+        // It ends: nobody waits.
+        let failures = storm.end();
+        let wrong: Vec<&String> = failures.iter().filter(|it| it.starts_with("wrong")).collect();
+        println!("{kills} kills on an old kernel, {} failures", failures.len());
+        assert!(wrong.is_empty(), "{wrong:?}");
+        ends_cleanly(&mount);
+    });
+}
+
 /// Asks for an upgrade as anybody could who has the network in common, with `seen` for the name space of mounts.
 fn ask_for_upgrade(point: &Path, seen: &Path) -> String {
     use std::io::Read;

@@ -35,6 +35,17 @@ pub(super) fn can_ask_again(greeting: &[u8]) -> bool {
     u32::from_ne_bytes(flags.unwrap_or_default()) & HAS_RESEND != 0
 }
 
+/// What a kernel says that cannot ask again, where a test wants one (`ASHLAR_OLD_KERNEL`).
+#[cfg(feature = "without-cures")]
+pub(super) fn as_of_an_old_kernel(mut greeting: Vec<u8>) -> Vec<u8> {
+    if std::env::var_os("ASHLAR_OLD_KERNEL").is_some()
+        && let Some(flags) = greeting.get_mut(FLAGS_2_AT..).and_then(<[u8]>::first_chunk_mut)
+    {
+        *flags = (u32::from_ne_bytes(*flags) & !HAS_RESEND).to_ne_bytes();
+    }
+    greeting
+}
+
 /// What the kernel says first (`FUSE_INIT`).
 pub(super) fn hear(device: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut greeting = vec![0; GREETING_ROOM];
@@ -89,8 +100,24 @@ pub(super) fn ask_again(device: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// How many numbers around the latest one that was written down may be those of questions that were not: a server may die between
+/// reading one and writing it down, while its other threads go on.
+const NEARBY: u64 = 8192;
+/// The kernel numbers its questions in steps (`FUSE_REQ_ID_STEP`).
+const NUMBER_STEP: usize = 2;
+
+/// Answers all questions with EIO that a dead server may have read: those that it wrote down, and those of near numbers. It cannot be
+/// wrong about one that was never read, or is answered: there the kernel knows no such question and says so.
+pub(super) fn give_up_all(device: BorrowedFd<'_>, left: &[u64], latest: u64) {
+    let latest = latest.next_multiple_of(2);
+    let nearby = latest.saturating_sub(NEARBY)..=latest.saturating_add(NEARBY);
+    for unique in left.iter().copied().chain(nearby.step_by(NUMBER_STEP)) {
+        give_up(device, unique);
+    }
+}
+
 /// Answers a question of which nothing is known but its number with EIO.
-pub(super) fn give_up(device: BorrowedFd<'_>, unique: u64) {
+fn give_up(device: BorrowedFd<'_>, unique: u64) {
     let mut answer = OUT_HEADER_LEN.to_ne_bytes().to_vec();
     answer.extend(rustix::io::Errno::IO.raw_os_error().wrapping_neg().to_ne_bytes());
     answer.extend(unique.to_ne_bytes());

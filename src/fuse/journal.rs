@@ -25,7 +25,7 @@ use crate::format::field::u64_from_usize;
 /// Length of the page in bytes; it is smaller than or equal to every page size of Linux.
 const LEN: usize = 4096;
 /// What these words mean. A page of another layout is not read.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 /// The bit that the kernel sets in a question that it asks again (`FUSE_UNIQUE_RESEND`, Linux 6.9).
 const ASKED_AGAIN: u64 = 1 << 63;
 
@@ -39,8 +39,8 @@ const SUSPECTS_AT: usize = 256;
 
 /// Threads whose work is written down. There are four workers at most unless somebody asks for more.
 const SLOT_COUNT: usize = 64;
-/// Words of a slot: the question, and when it came.
-const SLOT_WORDS: usize = 2;
+/// Words of a slot: the question, when it came, and the last one that was ever there.
+const SLOT_WORDS: usize = 3;
 /// Questions that are suspected at a time: more than can be at work in one crash.
 const SUSPECT_COUNT: usize = 64;
 /// Words of a suspect: the question, and how much is held against it.
@@ -60,7 +60,7 @@ pub enum Death {
     Crashed,
     /// Somebody ended it, by SIGKILL. So does the kernel when memory is short.
     Killed,
-    /// Nobody knows: it was no child of whom it left behind.
+    /// Nobody knows: it was no child of whom it left behind, or it ended by itself without a fault.
     Unknown,
     /// Its holder ended it, because it did not answer. That may be the disk's fault, and says nothing about a question.
     Replaced,
@@ -211,9 +211,15 @@ impl Journal {
         at_work.slot = self.own_slot();
         if let Some(slot) = at_work.slot {
             self.slot(slot, 1).store(now_ms(), Ordering::Relaxed);
+            self.slot(slot, 2).store(plain, Ordering::Relaxed);
             self.slot(slot, 0).store(plain, Ordering::Release);
         }
         Some(at_work)
+    }
+
+    /// The latest question that anybody has written down here. The kernel numbers them in the order in which it asks.
+    pub fn latest(&self) -> u64 {
+        (0..SLOT_COUNT).map(|slot| self.slot(slot, 2).load(Ordering::Relaxed)).max().unwrap_or(0)
     }
 
     /// The questions that have been at work for longer than so, and for how long.
@@ -368,6 +374,19 @@ mod tests {
         assert!(journal.enter(4 | ASKED_AGAIN).is_none());
         assert!(journal.enter(6).is_some());
         assert_eq!((journal.takeovers(), journal.since()), (3, 7));
+    }
+
+    #[test]
+    fn the_latest_question_is_known_when_it_was_answered() {
+        let journal = Journal::create(0).unwrap();
+        assert_eq!(journal.latest(), 0);
+        drop(journal.enter(8 | ASKED_AGAIN));
+        drop(journal.enter(4));
+        assert_eq!(journal.latest(), 4, "of one thread");
+        std::thread::scope(|scope| scope.spawn(|| drop(journal.enter(6))).join().unwrap());
+        let next = successor(&journal);
+        assert!(next.inherit(Death::Killed).is_empty());
+        assert_eq!(next.latest(), 6);
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub fn start(tree: Tree, settings: &Settings, work: Work) -> Result<Mounted, Mou
     let before = mountinfo::place(&settings.mountpoint).map_err(MountError::Session)?;
     let (fuse_device, mounting) = mount::begin(settings)?;
     let session = adopt::hear(&fuse_device).and_then(|greeting| {
+        #[cfg(feature = "without-cures")]
+        let greeting = adopt::as_of_an_old_kernel(greeting);
         let config = config(workers);
         let session = adopt::session(server, fuse_device.as_fd(), &greeting, true, config)?;
         Ok((run(session, first)?, greeting))
@@ -156,18 +158,17 @@ pub fn take_up(
     Ok(Mounted { connection, session, _reports: report(reporter, first) })
 }
 
-/// Has the kernel ask again what a dead server left. Where it cannot, `left` is all that is known of that.
+/// Has the kernel ask again what a dead server left. Where it cannot, that is answered with errors: `left`, and what it had read
+/// and not written down. Nobody else may answer meanwhile.
 pub fn ask_again(connection: &Connection, left: &[u64]) -> io::Result<()> {
     let device = connection.device.as_fd();
-    if !adopt::ask_again(device)? {
-        tracing::warn!(
-            "this kernel cannot ask again what the last server left (Linux 6.9 can): {} answers are errors",
-            left.len()
-        );
-        for unique in left {
-            adopt::give_up(device, *unique);
-        }
+    if connection.facts.can_ask_again() && adopt::ask_again(device)? {
+        return Ok(());
     }
+    tracing::warn!(
+        "this kernel cannot ask again what the last server left (Linux 6.9 can): those answers are errors"
+    );
+    adopt::give_up_all(device, left, connection.journal.latest());
     Ok(())
 }
 
