@@ -10,13 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import floor, systems
+from . import floor
 from .machine import LIMIT, TOP, UNMOUNT_LIMIT, Unavailable, WrongAnswer, drop_caches, note, run
-from .systems import Built, Served, System, build, build_key, overlaid, serving
+from .systems import Built, Served, System, ashlar_status, build, build_key, overlaid, serving
 from .workloads import ENVIRONMENT, Plan, Workload, warm_up
 
 KTHREADD = 2
-STATUS_TRIES = 20
 OVERLAY = "@overlay"  # behind the name of a workload that goes through an overlayfs
 
 Seen = tuple[str, ...]  # items, bytes, checksum
@@ -168,7 +167,7 @@ class Bench:
         with contextlib.ExitStack() as stack:
             served = stack.enter_context(self.serving(system))
             top = stack.enter_context(overlaid(served.top, self.room)) if is_overlaid else served.top
-            told = status(system, served)
+            told = counts(system, served)
             drop_caches()
             # What asks shall be warm: the reader, and the host's programs that do its work.
             subprocess.run([self.reader], stderr=subprocess.DEVNULL, timeout=LIMIT)
@@ -180,22 +179,22 @@ class Bench:
                 if temper == "cold":
                     one.mount_seconds = served.mount_seconds
                 if told:
-                    now = status(system, served)
+                    now = counts(system, served)
                     one.upcalls, one.stored_bytes = (after - before for after, before in zip(now, told))
                     told = now
                 self.runs.append(one)
 
     def measured(self, served: Served, top: Path, system: System, workload: Workload, temper: str) -> Run:
         cached = page_cache_mib()
-        kernel, server, reader = kernel_cpu(), server_cpu(served.pid), reader_cpu()
+        kernel, server, reader = kernel_cpu(), server_cpu(served.pids), reader_cpu()
         seconds, seen = self.ask(top, workload)
-        reader, server, kernel = reader_cpu() - reader, server_cpu(served.pid) - server, kernel_cpu() - kernel
+        reader, server, kernel = reader_cpu() - reader, server_cpu(served.pids) - server, kernel_cpu() - kernel
         if seen != self.truth[workload.name]:
             raise WrongAnswer(f"{system.label}, {workload.label}, {temper}: wrong answer {seen}, "
                               f"the directory gives {self.truth[workload.name]}")  # fmt: skip
-        has_server = served.pid is not None
+        has_server = bool(served.pids)
         return Run(0, system.name, "", temper, seconds, reader, server if has_server else None, kernel,
-                   peak_memory_mib(served.pid) if has_server else None, page_cache_mib() - cached,
+                   peak_memory_mib(served.pids) if has_server else None, page_cache_mib() - cached,
                    content_bytes=int(seen[1]))  # fmt: skip
 
 
@@ -208,12 +207,10 @@ def reader_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def server_cpu(pid: int | None) -> float:
-    """Of all its threads, to the nanosecond: the clock that clock_getcpuclockid(3) names."""
-    if pid is None:
-        return 0.0
+def server_cpu(pids: tuple[int, ...]) -> float:
+    """Of all their threads, to the nanosecond: the clock that clock_getcpuclockid(3) names."""
     try:
-        return time.clock_gettime(~pid << 3 | 2)
+        return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)
     except OSError:
         raise Unavailable("its server has died") from None
 
@@ -233,23 +230,21 @@ def page_cache_mib() -> float:
     return sum(int(fields[name].split()[0]) for name in ("Cached", "Buffers")) / 1024
 
 
-def peak_memory_mib(pid: int) -> float:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    raise Unavailable("its server has died")
+def peak_memory_mib(pids: tuple[int, ...]) -> float:
+    """The sum of each one's most: of programs that are shared, all of it each time."""
+    peaks = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            peaks += [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")]
+    if len(peaks) != len(pids):
+        raise Unavailable("its server has died")
+    return sum(peaks)
 
 
-def status(system: System, served: Served) -> tuple[int, int] | None:
+def counts(system: System, served: Served) -> tuple[int, int] | None:
     """How often our server was asked, and the stored bytes that it has verified; nobody else tells."""
     if system.group != "ours":
         return None
-    ask = [systems.binary("ashlar"), "status", "--json", served.top]
-    # A server in the foreground answers the kernel a moment before it answers here.
-    for _ in range(STATUS_TRIES):
-        with contextlib.suppress(Unavailable):
-            said = json.loads(run(ask, limit=UNMOUNT_LIMIT).stdout)
-            return sum(said["upcalls"].values()), said["bytes_verified"]
-        time.sleep(0.05)
-    raise Unavailable("`ashlar status` gets no answer")
+    said = ashlar_status(served.top)
+    return sum(said["upcalls"].values()), said["bytes_verified"]

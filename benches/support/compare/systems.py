@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from .machine import LIMIT, TARGET, THREADS, UNMOUNT_LIMIT, Command, Unavailable
 from .machine import unmount, wait_until, words
 
 SERVER_LIMIT = 30  # seconds until a server has to have mounted, and to end after unmounting
+STATUS_TRIES = 20
 BINARIES = {"profile": "release"}  # the self-test takes `debug`
 
 
@@ -46,6 +48,7 @@ def mkimage_traced(tree: Path, image: Path) -> Command:
 
 
 def serve_ashlar(*options: str) -> Callable[[Path, Path, str], Command]:
+    """In the foreground, where nobody stands by to take over unless asked, as all servers here."""
     return lambda image, point, digest: [binary("ashlar"), "mount", "-f", *options, "--root-digest", digest,
                                          image, point]  # fmt: skip
 
@@ -59,13 +62,16 @@ def mkfs_erofs(*options: str) -> Callable[[Path, Path], Command]:
     return lambda tree, image: ["mkfs.erofs", "--quiet", *options, f"--workers={THREADS}", image, tree]
 
 
+DEFAULTS = ("-o", "takeover")  # of `ashlar mount` in the background
 EROFS_ZSTD = mkfs_erofs("-zzstd,9", "-C65536")
 SYSTEMS = [
-    System("ashlar", "Ashlar", "ours", "ashlar-64k.img", mkimage("64K"), serve_ashlar()),
-    System("ashlar128", "Ashlar 128K", "ours", "ashlar-128k.img", mkimage("128K"), serve_ashlar()),
-    System("ashlartraced", "Ashlar, by the trace", "ours", "ashlar-traced.img", mkimage_traced, serve_ashlar()),
+    System("ashlar", "Ashlar", "ours", "ashlar-64k.img", mkimage("64K"), serve_ashlar(*DEFAULTS)),
+    System("ashlar128", "Ashlar 128K", "ours", "ashlar-128k.img", mkimage("128K"), serve_ashlar(*DEFAULTS)),
+    System("ashlartraced", "Ashlar, by the trace", "ours", "ashlar-traced.img", mkimage_traced, serve_ashlar(*DEFAULTS)),
     System("ashlar8m", "Ashlar, cachesize=8M", "ours", "ashlar-64k.img", mkimage("64K"),
-           serve_ashlar("-o", "cachesize=8M")),
+           serve_ashlar(*DEFAULTS, "-o", "cachesize=8M")),
+    System("ashlarbare", "Ashlar, unguarded", "ours", "ashlar-64k.img", mkimage("64K"),
+           serve_ashlar("-o", "notakeover,noconfine,on_corruption=eio,watchdog=0")),
     System("erofs", "EROFS zstd", "kernel", "erofs-zstd.img", EROFS_ZSTD, kernel_type="erofs"),
     System("erofs-lz4", "EROFS lz4hc", "kernel", "erofs-lz4hc.img", mkfs_erofs("-zlz4hc,9", "-C65536"),
            kernel_type="erofs"),
@@ -81,7 +87,7 @@ SYSTEMS = [
 # What exactly each name above stands for, told once below the tables.
 OPTIONS = (
     "Ashlar: zstd-19, 64K blocks, every block verified, defaults unless said; by the trace: laid out by the boot trace that is replayed, "
-    "whose blocks it expands ahead. EROFS zstd: zstd,9 -C65536. EROFS lz4hc: lz4hc,9 "
+    "whose blocks it expands ahead; unguarded: verified, but nobody takes over, nothing is healed and the server may do everything. EROFS zstd: zstd,9 -C65536. EROFS lz4hc: lz4hc,9 "
     "-C65536. squashfs: zstd-19, 128K blocks. squashfuse_ll serves the squashfs image, erofsfuse the EROFS zstd one. "
     "Only Ashlar verifies."
 )
@@ -149,7 +155,7 @@ def wait4(pid: int, limit: float):
 @dataclasses.dataclass
 class Served:
     top: Path
-    pid: int | None = None  # of the server
+    pids: tuple[int, ...] = ()  # of the server, and of whoever stands by to take over
     mount_seconds: float | None = None  # until the first lstat of the root was answered
 
 
@@ -166,7 +172,7 @@ def serving(system: System, image: Path, point: Path, digest: str, reader: Path)
     if system.kernel_type:
         try:
             run(["mount", "-t", system.kernel_type, "-o", "loop,ro", image, point], limit=UNMOUNT_LIMIT)
-            yield Served(point, None, answers())
+            yield Served(point, (), answers())
         finally:
             unmount(point)
         return
@@ -182,10 +188,26 @@ def serving(system: System, image: Path, point: Path, digest: str, reader: Path)
             if not mounted or server.poll() is not None:
                 said.seek(0)
                 raise Unavailable(f"the server did not mount (status {server.poll()}){first_line(said.read())}")
-            yield Served(point, server.pid, answers())
+            seconds = answers()
+            yield Served(point, ashlar_pids(point) if system.group == "ours" else (server.pid,), seconds)
         finally:
             unmount(point)
             end(server, SERVER_LIMIT if server.poll() is None and not is_mounted(point) else 0)
+
+
+def ashlar_status(point: Path) -> dict:
+    """What our server tells of itself; it answers the kernel a moment before it answers here."""
+    for _ in range(STATUS_TRIES):
+        with contextlib.suppress(Unavailable):
+            return json.loads(run([binary("ashlar"), "status", "--json", point], limit=UNMOUNT_LIMIT).stdout)
+        time.sleep(0.05)
+    raise Unavailable("`ashlar status` gets no answer")
+
+
+def ashlar_pids(point: Path) -> tuple[int, ...]:
+    said = ashlar_status(point)
+    pids = [said.get("server_pid") or said["pid"], said.get("holder_pid")]
+    return tuple(pid for pid in pids if pid is not None)
 
 
 @contextlib.contextmanager
