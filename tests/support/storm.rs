@@ -99,11 +99,12 @@ impl Storm {
 }
 
 impl Log {
-    /// How long whoever was asking the server at that moment, or asked next, had to wait from then on.
+    /// How long whoever asks the server waited for it from then on: with the question of that moment, which may have been
+    /// answered before, or with the one after it.
     pub fn stall(&self, at: Instant) -> Duration {
         let done = self.done.lock().unwrap();
-        let answered = done.iter().filter(|it| it.ended >= at).min_by_key(|it| it.ended);
-        answered.map(|it| it.ended - at).unwrap_or_default()
+        let after = done.iter().skip(done.partition_point(|it| it.ended < at));
+        after.take(2).map(|it| it.ended - it.begun.max(at)).max().unwrap_or_default()
     }
 }
 

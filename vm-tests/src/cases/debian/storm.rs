@@ -53,6 +53,9 @@ pub(super) fn ends(bench: &Bench<'_>, how: &str) -> Result<()> {
 
 /// How often the server is killed on each machine, where nothing else is said.
 const KILLS: u32 = 12;
+/// How long one may take on an emulated machine that is busy: the status twice, each a program that starts in the storm, and what
+/// is between.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// What is checked on each machine.
 const TAKEOVER_CHECKS: &str = "checks 7, wrong 0";
 /// What is checked where nobody is killed, and no newer program is let in: a kernel before 6.9 cannot ask again what a server leaves
@@ -65,9 +68,10 @@ pub(super) fn takes_over(bench: &Bench<'_>) -> Result<()> {
     let kills = crate::bench::rounds("ASHLAR_VM_ROUNDS", KILLS)?;
     let debian = Debian::get(bench)?;
     for kernel in KERNELS {
-        let machine = debian.machine(kernel, kernel, By::Initrd("initramfs-tools"))?;
+        let mut machine = debian.machine(kernel, kernel, By::Initrd("initramfs-tools"))?;
         let (kills, checks) =
             if kernel == "6.1" { (0, REFUSAL_CHECKS) } else { (kills, TAKEOVER_CHECKS) };
+        machine.work = KILL_LIMIT.saturating_mul(kills);
         for how in ["poweroff", "reboot"] {
             let words = format!("rw vm.end={how} vm.run=storm,takeover:{kills}");
             machine.boot(&words)?.console.spoke(checks)?;
