@@ -46,7 +46,7 @@ pub(super) fn repair(
             return in_vain(Failure::new(format!("{what}: {wrong}")));
         }
     };
-    draft.finish()?;
+    goal.finish(draft)?;
     let path = goal.target.clone();
     // Parity covers the signatures.
     let (from, are_signatures_lost) = (Origin::Parity(restored), false);
