@@ -228,6 +228,29 @@ fn other_copies_are_where_somebody_says() {
     });
 }
 
+/// Where no file can be opened now, nothing is known of what is in them: nothing is lost, and later it is healed.
+#[test]
+fn a_server_without_descriptors_loses_nothing() {
+    limited("a_server_without_descriptors_loses_nothing", 60, || {
+        use rustix::process::{Pid, Resource, getrlimit, prlimit};
+        let pair = Pair::new();
+        let (block, path) = pair.shared_file();
+        pair.damage(&pair.new, &BTreeSet::from([block]), &mut Random(1));
+        let mount = pair.mount(&pair.new, "");
+        let server = mount.status()["server_pid"].as_i64().unwrap();
+        let server = Pid::from_raw(i32::try_from(server).unwrap());
+        let all = getrlimit(Resource::Nofile);
+        let none = rustix::process::Rlimit { current: Some(0), ..all };
+        prlimit(server, Resource::Nofile, none).unwrap();
+        let err = fs::read(mount.point.join(&path)).unwrap_err();
+        prlimit(server, Resource::Nofile, all).unwrap();
+        assert_eq!((err.raw_os_error(), lost(&mount)), (Some(5), 0));
+        let want = fs::read(pair.tree.join(&path)).unwrap();
+        assert_eq!(fs::read(mount.point.join(&path)).unwrap(), want);
+        assert_eq!((healed(&mount, "image"), lost(&mount)), (1, 0));
+    });
+}
+
 /// Whoever takes over has the same directories and the same server, though it has no path to any of them.
 #[test]
 fn a_successor_heals_as_the_first_server_did() {

@@ -9,6 +9,7 @@
 //! all shards, nobody looks again for a while.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -60,10 +61,19 @@ struct State {
     known: Option<Arc<Known>>,
     /// Whether somebody is at work: one at a time, for each takes 32 MiB and all processors.
     is_busy: bool,
-    /// Until when nobody looks, should what was found prove wrong.
+    /// Until when nobody looks, should it have been in vain.
     rest_until: Option<Instant>,
-    /// Whether it did, or nothing was found.
-    is_vain: bool,
+    /// Why it was, if it was.
+    vain: Option<Vain>,
+}
+
+/// Why nothing came of looking at all shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vain {
+    /// More is lost than parity brings back: nobody need ask again.
+    TooMuch,
+    /// Something was in the way, or what was found proved wrong.
+    Failed,
 }
 
 /// What is known of the shards.
@@ -96,7 +106,8 @@ impl Repairer {
     }
 
     /// Puts into `buf` what parity says of the bytes at `offset`. Nobody vouches for them: they must be held against a digest
-    /// before they are used. When they are wrong, more may have been lost since: see [`Repairer::forget`].
+    /// before they are used. When they are wrong, more may have been lost since: see [`Repairer::forget`]. What parity does not know
+    /// only now takes too long ([`Error::is_timeout`]); every other error is that it cannot help.
     pub fn repair(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let geometry = self.head.geometry;
         let end = offset.checked_add(u64_from_usize(buf.len())).ok_or(Error::Invalid)?;
@@ -134,7 +145,7 @@ impl Repairer {
     pub fn forget(&self) {
         let mut state = self.lock();
         state.known = None;
-        state.is_vain = true;
+        state.vain = Some(Vain::Failed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -148,7 +159,7 @@ impl Repairer {
             self.done.wait_timeout_while(state, self.limits.patience, |state| state.is_busy);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if state.is_busy {
-            return Err(cannot("parity is at work for somebody else"));
+            return Err(not_now("parity is at work for somebody else"));
         }
         state.is_busy = true;
         Ok(Turn(self))
@@ -182,32 +193,38 @@ impl Repairer {
             return Ok(known);
         }
         let now = Instant::now();
-        let is_resting = |state: &State| state.is_vain && state.rest_until > Some(now);
-        if is_resting(&self.lock()) {
-            return Err(cannot("nothing came of looking at all shards a moment ago"));
+        let resting = |state: &State| state.vain.filter(|_| state.rest_until > Some(now));
+        match resting(&self.lock()) {
+            Some(Vain::TooMuch) => return Err(cannot("too many shards were lost a moment ago")),
+            Some(Vain::Failed) => {
+                return Err(not_now("nothing came of looking at all shards a moment ago"));
+            }
+            None => {}
         }
         let found = self.scan();
         let mut state = self.lock();
-        state.is_vain = found.is_err();
+        state.vain = found.as_ref().err().map(|(vain, _)| *vain);
         let rest = now.elapsed().saturating_mul(self.limits.rest_factor).max(self.limits.rest);
         state.rest_until = Instant::now().checked_add(rest);
-        let known = Arc::new(found?);
+        let known = Arc::new(found.map_err(|(_, err)| err)?);
         state.known = Some(Arc::clone(&known));
         drop(state);
         drop(turn);
         Ok(known)
     }
 
-    fn scan(&self) -> Result<Known> {
+    fn scan(&self) -> Result<Known, (Vain, Error)> {
         let geometry = self.head.geometry;
+        let failed = |err| (Vain::Failed, not_now(err));
         let sums = Sums::read(&*self.source, &self.head);
-        let damage = scan(&*self.source, &self.head, self.code.workers(), &|_, _| {})?;
+        let damage = scan(&*self.source, &self.head, self.code.workers(), &|_, _| {});
+        let damage = damage.map_err(failed)?;
         if !damage.is_curable(geometry) {
-            return Err(damage.too_much(geometry));
+            return Err((Vain::TooMuch, damage.too_much(geometry)));
         }
         let lost_len = u64_from_usize(damage.data().len()).saturating_mul(geometry.shard_len());
         let kept = if lost_len <= self.limits.kept_len && lost_len > 0 {
-            self.solve(&damage, 0..geometry.shard_len(), None)?
+            self.solve(&damage, 0..geometry.shard_len(), None).map_err(failed)?
         } else {
             BTreeMap::new()
         };
@@ -237,7 +254,10 @@ impl Repairer {
         tracing::debug!("all shards are looked at again: {unread}");
         let known = self.look_again(known)?;
         // When that is no help, nobody looks again for a while.
-        self.restore_knowing(&known, shard, columns, to)?.inspect_err(|_| self.forget())
+        self.restore_knowing(&known, shard, columns, to)?.map_err(|unread| {
+            self.forget();
+            not_now(unread)
+        })
     }
 
     /// The same with what is known; the inner error is that of a shard that could not be read.
@@ -305,5 +325,10 @@ impl Repairer {
 }
 
 fn cannot(why: &'static str) -> Error {
-    Error::io("cannot restore what is damaged", std::io::Error::other(why))
+    Error::io("cannot restore what is damaged", io::Error::other(why))
+}
+
+/// The same, but later it may be possible.
+fn not_now(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::io("cannot restore what is damaged", io::Error::new(io::ErrorKind::TimedOut, why))
 }

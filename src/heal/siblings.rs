@@ -20,9 +20,10 @@ use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use super::index::{BLOCKS_MAX, Index, copy_of_table, open_unknown};
+use super::is_passing;
 use crate::format::superblock;
 use crate::image::{self, Method, is_image_name};
-use crate::store::heal::{Cure, Healer, Part, Wanted};
+use crate::store::heal::{Cure, Healer, Offer, Part, Unknown, Wanted};
 use crate::store::{Store, lock};
 
 /// Most images that are looked into; of more, the newest.
@@ -76,7 +77,7 @@ pub(super) struct Rules {
 #[derive(Debug, Default)]
 struct Known {
     siblings: Arc<Vec<Arc<Sibling>>>,
-    /// When the directories were changed, before they were looked at.
+    /// When the directories were changed, before they were looked at; nothing where not all could be looked into.
     changes: Option<Vec<Change>>,
 }
 
@@ -181,18 +182,17 @@ impl Siblings {
             let Some(siblings) = siblings.upgrade() else { return };
             // Not as one that runs in idle time only: it could be stopped for long with a lock of the kernel in its hand.
             rustix::process::setpriority_process(None, NICE).unwrap_or_default();
-            let changes = siblings.changes();
             let found = siblings.scan(&[]);
             let mut known = lock(&siblings.known);
             if known.changes.is_none() {
-                *known = Known { siblings: Arc::new(found), changes: Some(changes) };
+                *known = found;
             }
         };
         thread::Builder::new().name("heal-idle".to_owned()).spawn(run).map(drop)
     }
 
-    /// Those that are there now.
-    fn look(&self) -> Arc<Vec<Arc<Sibling>>> {
+    /// Those that are there now, and whether these are all.
+    fn look(&self) -> (Arc<Vec<Arc<Sibling>>>, bool) {
         let mut known = lock(&self.known);
         let changes = self.changes();
         let is_there = |sibling: &Arc<Sibling>| self.is_there(&sibling.file);
@@ -200,10 +200,9 @@ impl Siblings {
             && changes.iter().all(|change| change.is_settled)
             && known.siblings.iter().all(is_there);
         if !is_fresh {
-            let siblings = Arc::new(self.scan(&known.siblings));
-            *known = Known { siblings, changes: Some(changes) };
+            *known = self.scan(&known.siblings);
         }
-        Arc::clone(&known.siblings)
+        (Arc::clone(&known.siblings), known.changes.is_some())
     }
 
     fn changes(&self) -> Vec<Change> {
@@ -222,9 +221,14 @@ impl Siblings {
     }
 
     /// Looks into the directories. What is known of a file that is still the same is kept.
-    fn scan(&self, before: &[Arc<Sibling>]) -> Vec<Arc<Sibling>> {
-        let mut files: Vec<Named> =
-            (0..self.places.len()).flat_map(|place| self.files_at(place)).collect();
+    fn scan(&self, before: &[Arc<Sibling>]) -> Known {
+        let changes = self.changes();
+        let mut files = Vec::new();
+        let mut is_all = true;
+        for found in (0..self.places.len()).map(|place| self.files_at(place)) {
+            is_all &= found.is_ok();
+            files.extend(found.unwrap_or_default());
+        }
         files.sort_by_key(|file| Reverse(file.id.changed));
         let mut inodes = HashSet::new();
         files.retain(|file| inodes.insert((file.id.device, file.id.inode)));
@@ -239,6 +243,7 @@ impl Siblings {
                     Ok(index) => Arc::new(Sibling { file, index }),
                     Err(err) => {
                         tracing::debug!("nothing is healed from {}: {err}", file.name.display());
+                        is_all &= !is_passing_here(&err);
                         continue;
                     }
                 },
@@ -251,7 +256,7 @@ impl Siblings {
             blocks_left = left;
             siblings.push(sibling);
         }
-        siblings
+        Known { siblings: Arc::new(siblings), changes: Some(changes).filter(|_| is_all) }
     }
 
     fn read_table(&self, file: &Named) -> crate::Result<Index> {
@@ -272,19 +277,20 @@ impl Siblings {
         self.open(named.place, &named.name).is_ok_and(|(_, id)| id == named.id)
     }
 
-    /// The images in a directory.
-    fn files_at(&self, nth: usize) -> Vec<Named> {
-        let Some(place) = self.places.get(nth) else { return Vec::new() };
+    /// The images in a directory. What cannot be opened is none, but an error where it may be one the next time.
+    fn files_at(&self, nth: usize) -> io::Result<Vec<Named>> {
+        let Some(place) = self.places.get(nth) else { return Ok(Vec::new()) };
         let names = match &place.what.only {
-            Some(name) => vec![OsString::from_vec(name.clone())],
-            None => names(&place.directory).unwrap_or_default(),
+            Some(name) => Ok(vec![OsString::from_vec(name.clone())]),
+            None => names(&place.directory),
         };
-        let look = |name: OsString| {
-            let (file, id) = self.open(nth, &name).ok()?;
+        let mut files = Vec::new();
+        for name in unless_passing(names)?.unwrap_or_default() {
             // What is none must not take the place of one that is.
-            is_image(&file).then_some(Named { place: nth, name, id })
-        };
-        names.into_iter().filter_map(look).collect()
+            let file = unless_passing(self.open(nth, &name))?.filter(|(file, _)| is_image(file));
+            files.extend(file.map(|(_, id)| Named { place: nth, name, id }));
+        }
+        Ok(files)
     }
 
     fn open(&self, place: usize, name: &OsString) -> io::Result<(File, Id)> {
@@ -312,22 +318,25 @@ impl Siblings {
     }
 
     /// What one of them has.
-    fn copies_of(&self, sibling: &Sibling, wanted: &Wanted) -> Vec<Vec<u8>> {
+    fn copies_of(&self, sibling: &Sibling, wanted: &Wanted) -> Vec<Offer> {
         let is_block = matches!(wanted.part, Part::Block(..));
         if is_block && !sibling.index.may_have(wanted.digest) {
             return Vec::new();
         }
-        let tell = |err: &crate::Error| {
-            tracing::debug!(
-                "{} is not healed from {}: {err}",
-                wanted.part,
-                sibling.file.name.display()
-            );
+        let offer = |copy: crate::Result<Vec<u8>>| match copy {
+            Ok(copy) => Some(Ok(copy)),
+            Err(err) => {
+                let name = sibling.file.name.display();
+                tracing::debug!("{} is not healed from {name}: {err}", wanted.part);
+                is_passing_here(&err).then_some(Err(Unknown))
+            }
         };
-        let Ok(image) = self.open_image(&sibling.file).inspect_err(tell) else { return Vec::new() };
+        let image = match self.open_image(&sibling.file) {
+            Ok(image) => image,
+            Err(err) => return offer(Err(err)).into_iter().collect(),
+        };
         let blocks = sibling.index.copies(&image, wanted.digest).filter(|_| is_block);
-        let copies = blocks.chain(copy_of_table(&image, wanted));
-        copies.filter_map(|copy| copy.inspect_err(tell).ok()).collect()
+        blocks.chain(copy_of_table(&image, wanted)).filter_map(offer).collect()
     }
 }
 
@@ -336,11 +345,24 @@ impl Healer for Siblings {
         Cure::Image
     }
 
-    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
-        let siblings = self.look();
-        Box::new((0..siblings.len()).flat_map(move |nth| {
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
+        let (siblings, are_all) = self.look();
+        let copies = (0..siblings.len()).flat_map(move |nth| {
             siblings.get(nth).map(|sibling| self.copies_of(sibling, wanted)).unwrap_or_default()
-        }))
+        });
+        Box::new(copies.chain((!are_all).then_some(Err(Unknown))))
+    }
+}
+
+fn is_passing_here(err: &crate::Error) -> bool {
+    matches!(err, crate::Error::Io { source, .. } if is_passing(source))
+}
+
+/// What there is, if it can be had; an error where that says nothing of what there is.
+fn unless_passing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(err) if is_passing(&err) => Err(err),
+        found => Ok(found.ok()),
     }
 }
 

@@ -122,15 +122,23 @@ impl Cure {
     }
 }
 
+/// There is no answer now, which says nothing of what there is: whoever would know is busy, or does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unknown;
+
+/// Bytes that somebody offers.
+pub type Offer = Result<Vec<u8>, Unknown>;
+
 /// Somebody who may have other copies of an image's bytes.
 pub trait Healer: fmt::Debug + Send + Sync {
     /// How it heals, for the reports.
     fn cure(&self) -> Cure;
 
-    /// Copies of the bytes, each looked for when it is asked for. They may be anything: the first one that is true is used.
+    /// Copies of the bytes, each looked for when it is asked for. They may be anything: the first one that is true is used. Who
+    /// cannot tell now whether it has one says so: then the bytes are not lost.
     ///
     /// It must not read through the store that asks, which would ask again.
-    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a>;
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a>;
 }
 
 /// How the search for other copies ended.
@@ -194,8 +202,8 @@ impl Sealed {
         read.and_then(|()| wanted.judge(into)).inspect_err(|_| into.fill(0))
     }
 
-    /// Looks elsewhere for what the image does not have. Several who want the same bytes cause one search. When none is found,
-    /// what was wrong with the image's own is the error; when it takes too long, that it does.
+    /// Looks elsewhere for what the image does not have. Several who want the same bytes cause one search. When nobody has any,
+    /// what was wrong with the image's own is the error; when it takes too long, or somebody cannot tell, that it is not known.
     #[cold]
     pub(super) fn heal(&self, wanted: &Wanted, into: &mut [u8], err: Error) -> Result<()> {
         let healing = &self.healing;
@@ -211,7 +219,7 @@ impl Sealed {
             Found::Bytes(bytes) => copy(&bytes, into),
             Found::Nowhere => Err(err),
             Found::NotYet => Err(Error::io(
-                format!("{} is still looked for elsewhere", wanted.part),
+                format!("it is not known yet whether somebody else has {}", wanted.part),
                 io::Error::new(io::ErrorKind::TimedOut, err.to_string()),
             )),
         }
@@ -277,10 +285,10 @@ mod tests {
             self.cure
         }
 
-        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
             self.asked.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(self.takes);
-            Box::new(self.copies.iter().cloned())
+            Box::new(self.copies.iter().cloned().map(Ok))
         }
     }
 
@@ -362,7 +370,7 @@ mod tests {
             Cure::Image
         }
 
-        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
             self.asked.fetch_add(1, Ordering::SeqCst);
             drop(self.held.read());
             Box::new(std::iter::empty())
@@ -433,6 +441,43 @@ mod tests {
         let err = sealed.read(&Wanted { part, ..wanted() }, &mut into).unwrap_err();
         assert!(!err.is_timeout(), "{err}");
         assert!(sealed.lost() > 0);
+    }
+
+    /// Cannot tell.
+    #[derive(Debug)]
+    struct Busy;
+
+    impl Healer for Busy {
+        fn cure(&self) -> Cure {
+            Cure::Fec
+        }
+
+        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
+            Box::new([Ok(Vec::new()), Err(Unknown), Ok(Vec::new())].into_iter())
+        }
+    }
+
+    #[test]
+    fn what_somebody_cannot_tell_is_not_lost() {
+        let doctor = |copies| {
+            let asked = AtomicUsize::new(0);
+            Arc::new(Doctor { copies, asked, takes: Duration::ZERO, cure: Cure::Server })
+        };
+        let read = |doctor: &Arc<Doctor>| {
+            let healers: Vec<Arc<dyn Healer>> = vec![Arc::new(Busy), doctor.clone()];
+            let sealed = Sealed::new(Arc::new(Rotten(None)), healers, false);
+            let mut into = vec![0; GOOD.len()];
+            let read = sealed.read(&wanted(), &mut into);
+            assert_eq!((sealed.lost(), read.is_ok()), (0, into == GOOD));
+            read
+        };
+        // Who comes after is asked.
+        let nobody = doctor(Vec::new());
+        let begun = std::time::Instant::now();
+        let err = read(&nobody).unwrap_err();
+        assert!(err.is_timeout() && begun.elapsed() < Duration::from_secs(5), "{err}");
+        assert_eq!(nobody.asked.load(Ordering::SeqCst), 1);
+        read(&doctor(vec![GOOD.to_vec()])).unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::calls::Calls;
-use super::{Cure, Healer, Listener, Outcome, Part, Wanted};
+use super::{Cure, Healer, Listener, Outcome, Part, Unknown, Wanted};
 use crate::error::Error;
 use crate::store::lock;
 
@@ -99,11 +99,8 @@ struct Search {
     is_concluded: AtomicBool,
 }
 
-/// A true copy, if there is one; nothing is known while somebody was passed over, or when others know it already.
+/// A true copy, if there is one; nothing is known while somebody was passed over or cannot tell, or when others know it already.
 type Sought = Result<Option<(Cure, Vec<u8>)>, Unknown>;
-
-/// There is no answer from here.
-struct Unknown;
 
 /// What a search found.
 #[derive(Debug, Clone)]
@@ -240,11 +237,17 @@ impl Healing {
         });
         order.sort_by_key(|(_, healer)| is_late(healer.cure()));
         let mut passed_over = Vec::new();
+        // What one does not know, the next one may have.
+        let mut nobody = Ok(None);
         for (nth, healer) in order {
             if self.calls.has_hung(nth, self.limits.hang) {
                 passed_over.push((nth, healer));
-            } else if let Some(found) = self.ask(nth, healer, wanted, search)? {
-                return Ok(Some(found));
+                continue;
+            }
+            match self.ask(nth, healer, wanted, search) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(Unknown) => nobody = Err(Unknown),
             }
         }
         let begun = Instant::now();
@@ -255,11 +258,13 @@ impl Healing {
                 }
                 thread::sleep(STEP);
             }
-            if let Some(found) = self.ask(nth, healer, wanted, search)? {
-                return Ok(Some(found));
+            match self.ask(nth, healer, wanted, search) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(Unknown) => nobody = Err(Unknown),
             }
         }
-        Ok(None)
+        nobody
     }
 
     fn ask(
@@ -277,9 +282,16 @@ impl Healing {
         // Parity may take minutes, and has a patience of its own. It reads no disk but that of the image itself.
         let under_way = (cure != Cure::Fec).then(|| self.calls.begin(nth, search.number));
         let is_true = |bytes: &Vec<u8>| bytes.len() == wanted.len && wanted.judge(bytes).is_ok();
-        let found = healer.copies(wanted).find(is_true);
+        let mut nothing = Ok(None);
+        for copy in healer.copies(wanted) {
+            match copy {
+                Ok(bytes) if is_true(&bytes) => return Ok(Some((cure, bytes))),
+                Ok(_) => {}
+                Err(Unknown) => nothing = Err(Unknown),
+            }
+        }
         drop(under_way);
-        Ok(found.map(|bytes| (cure, bytes)))
+        nothing
     }
 
     fn conclude(&self, outcome: Outcome) {
