@@ -68,6 +68,7 @@ pub use format::digest::Digest;
 pub use fs::Tree;
 pub use image::{Method, Source};
 pub use store::heal::Healer;
+use store::heal::Healers;
 pub use store::{CacheLimits, Store};
 pub use trust::Anchor;
 
@@ -86,7 +87,7 @@ pub struct Options {
     pub io_timeout: Option<Duration>,
     /// Who is asked, one after the other, for bytes that the image does not have any more.
     pub healers: Vec<Arc<dyn Healer>>,
-    /// What each thread does first that is started for such reads: it gives up its privileges, say.
+    /// What each thread does first that is started for such reads, or to heal: it gives up its privileges, say.
     pub first: fn(),
 }
 
@@ -117,6 +118,7 @@ pub fn open_source(source: Arc<dyn Source>, options: &Options) -> Result<Tree> {
         None => source,
     };
     let digest = trust::root_digest(&*source, &options.anchor, &options.detached_signatures)?;
-    let store = Store::open_healing(source, digest, options.cache, options.healers.clone())?;
+    let healers = Healers { all: options.healers.clone(), first: options.first };
+    let store = Store::open_healing(source, digest, options.cache, healers)?;
     Tree::new(Arc::new(store))
 }

@@ -141,6 +141,21 @@ pub trait Healer: fmt::Debug + Send + Sync {
     fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a>;
 }
 
+/// All who may have other copies, and how they are asked.
+#[derive(Debug, Clone)]
+pub struct Healers {
+    /// One after the other.
+    pub all: Vec<Arc<dyn Healer>>,
+    /// What each thread does first that is started to ask them: it gives up its privileges, say.
+    pub first: fn(),
+}
+
+impl From<Vec<Arc<dyn Healer>>> for Healers {
+    fn from(all: Vec<Arc<dyn Healer>>) -> Self {
+        Healers { all, first: || {} }
+    }
+}
+
 /// How the search for other copies ended.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -165,7 +180,7 @@ pub(super) struct Sealed {
 
 impl fmt::Debug for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (source, healers) = (&self.source, &self.healing.healers);
+        let (source, healers) = (&self.source, &self.healing.healers.all);
         f.debug_struct("Sealed")
             .field("source", source)
             .field("healers", healers)
@@ -174,17 +189,13 @@ impl fmt::Debug for Sealed {
 }
 
 impl Sealed {
-    pub(super) fn new(
-        source: Arc<dyn Source>,
-        healers: Vec<Arc<dyn Healer>>,
-        is_restored: bool,
-    ) -> Self {
+    pub(super) fn new(source: Arc<dyn Source>, healers: Healers, is_restored: bool) -> Self {
         Sealed { source, healing: Arc::new(Healing::new(healers, is_restored)) }
     }
 
     /// Whether there is anybody to ask.
     pub(super) fn can_heal(&self) -> bool {
-        !self.healing.healers.is_empty()
+        !self.healing.healers.all.is_empty()
     }
 
     pub(super) fn source(&self) -> &dyn Source {
@@ -305,7 +316,8 @@ mod tests {
         let cure = Cure::Image;
         let doctor = Arc::new(Doctor { copies, asked: AtomicUsize::new(0), takes, cure });
         let healers: Vec<Arc<dyn Healer>> = vec![doctor.clone()];
-        (Arc::new(Sealed::new(Arc::new(Rotten(own.map(<[u8]>::to_vec))), healers, false)), doctor)
+        let source = Arc::new(Rotten(own.map(<[u8]>::to_vec)));
+        (Arc::new(Sealed::new(source, healers.into(), false)), doctor)
     }
 
     #[test]
@@ -387,7 +399,7 @@ mod tests {
             cure: Cure::Fec,
         });
         let healers: Vec<Arc<dyn Healer>> = vec![hung.clone(), parity];
-        let mut healing = Healing::new(healers, false);
+        let mut healing = Healing::new(healers.into(), false);
         healing.limits.hang = Duration::from_millis(500);
         let sealed = Sealed { source: Arc::new(Rotten(None)), healing: Arc::new(healing) };
         let read = |nth: u32| {
@@ -424,7 +436,8 @@ mod tests {
     #[test]
     fn what_only_one_has_that_hangs_is_not_lost() {
         let hung = Arc::<Hung>::default();
-        let mut healing = Healing::new(vec![hung.clone()], false);
+        let healers: Vec<Arc<dyn Healer>> = vec![hung.clone()];
+        let mut healing = Healing::new(healers.into(), false);
         healing.limits =
             Limits { patience: Duration::from_secs(2), hang: Duration::from_millis(200) };
         let sealed = Sealed { source: Arc::new(Rotten(None)), healing: Arc::new(healing) };
@@ -465,7 +478,7 @@ mod tests {
         };
         let read = |doctor: &Arc<Doctor>| {
             let healers: Vec<Arc<dyn Healer>> = vec![Arc::new(Busy), doctor.clone()];
-            let sealed = Sealed::new(Arc::new(Rotten(None)), healers, false);
+            let sealed = Sealed::new(Arc::new(Rotten(None)), healers.into(), false);
             let mut into = vec![0; GOOD.len()];
             let read = sealed.read(&wanted(), &mut into);
             assert_eq!((sealed.lost(), read.is_ok()), (0, into == GOOD));
@@ -478,6 +491,27 @@ mod tests {
         assert!(err.is_timeout() && begun.elapsed() < Duration::from_secs(5), "{err}");
         assert_eq!(nobody.asked.load(Ordering::SeqCst), 1);
         read(&doctor(vec![GOOD.to_vec()])).unwrap();
+    }
+
+    #[test]
+    fn who_is_asked_is_asked_by_threads_that_did_something_first() {
+        thread_local! {
+            static HAS_BEGUN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+        }
+        #[derive(Debug)]
+        struct Witness;
+        impl Healer for Witness {
+            fn cure(&self) -> Cure {
+                Cure::Image
+            }
+            fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
+                Box::new(HAS_BEGUN.get().then(|| Ok(GOOD.to_vec())).into_iter())
+            }
+        }
+        let healers = Healers { all: vec![Arc::new(Witness)], first: || HAS_BEGUN.set(true) };
+        let sealed = Sealed::new(Arc::new(Rotten(None)), healers, false);
+        sealed.read(&wanted(), &mut vec![0; GOOD.len()]).unwrap();
+        assert!(!HAS_BEGUN.get(), "whoever reads has nothing to do with it");
     }
 
     #[test]

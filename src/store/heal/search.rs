@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::calls::Calls;
-use super::{Cure, Healer, Listener, Outcome, Part, Unknown, Wanted};
+use super::{Cure, Healer, Healers, Listener, Outcome, Part, Unknown, Wanted};
 use crate::error::Error;
 use crate::store::lock;
 
@@ -29,8 +29,7 @@ const REMEMBERED_MAX: usize = 65_536;
 
 /// Who looks, and what came of it so far.
 pub(super) struct Healing {
-    /// In the order in which they are asked.
-    pub(super) healers: Vec<Arc<dyn Healer>>,
+    pub(super) healers: Healers,
     /// Whether an image is being restored. Then another one may say what the superblock is: any file becomes the image that is
     /// wanted, if there is a copy of that, which is good for nobody who looks for it. And nobody but one waits.
     is_restored: bool,
@@ -129,7 +128,7 @@ impl Search {
 }
 
 impl Healing {
-    pub(super) fn new(healers: Vec<Arc<dyn Healer>>, is_restored: bool) -> Self {
+    pub(super) fn new(healers: Healers, is_restored: bool) -> Self {
         // Nobody else waits for who restores an image, and who does can stop it.
         let limits = if is_restored {
             Limits { patience: Duration::MAX, hang: Duration::MAX }
@@ -217,11 +216,15 @@ impl Healing {
     /// Has a thread look, the first one or a second one.
     fn begin(self: &Arc<Self>, wanted: &Wanted, err: &Error, search: &Arc<Search>, is_first: bool) {
         let (healing, search, wanted) = (Arc::clone(self), Arc::clone(search), *wanted);
+        let first = self.healers.first;
         // Ends it whatever happens, also when there is no thread.
         let ending = Ending { healing, part: wanted.part, search, is_first, is_due: is_first };
         let (why, is_unread) = (err.to_string(), matches!(err, Error::Io { .. }));
         let thread = thread::Builder::new().name("heal".to_owned()).stack_size(STACK_LEN);
-        if let Err(err) = thread.spawn(move || ending.run(&wanted, why, is_unread)) {
+        if let Err(err) = thread.spawn(move || {
+            first();
+            ending.run(&wanted, why, is_unread);
+        }) {
             tracing::warn!("cannot look for another copy: {err}");
         }
     }
@@ -231,7 +234,8 @@ impl Healing {
     fn search(&self, wanted: &Wanted, is_unread: bool, search: &Search) -> Sought {
         let is_own = |cure| matches!(cure, Cure::Reread | Cure::Fec);
         let is_late = |cure| is_unread && cure == Cure::Reread;
-        let mut order: Vec<(usize, &Arc<dyn Healer>)> = self.healers.iter().enumerate().collect();
+        let all = self.healers.all.iter().enumerate();
+        let mut order: Vec<(usize, &Arc<dyn Healer>)> = all.collect();
         order.retain(|(_, healer)| {
             wanted.part != Part::Superblock || self.is_restored || is_own(healer.cure())
         });
