@@ -61,7 +61,7 @@ pub mod verify;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use error::{Error, Result};
 pub use format::digest::Digest;
@@ -87,6 +87,8 @@ pub struct Options {
     pub io_timeout: Option<Duration>,
     /// Who is asked, one after the other, for bytes that the image does not have any more.
     pub healers: Vec<Arc<dyn Healer>>,
+    /// Until when whoever reads waits for them, if that is longer than the usual 20 seconds.
+    pub heal_until: Option<Instant>,
     /// What each thread does first that is started for such reads, or to heal: it gives up its privileges, say.
     pub first: fn(),
 }
@@ -101,6 +103,7 @@ impl Options {
             cache: CacheLimits { data_bytes_max: 24 << 20, metadata_bytes_max: 8 << 20 },
             io_timeout: None,
             healers: Vec::new(),
+            heal_until: None,
             first: || {},
         }
     }
@@ -118,7 +121,8 @@ pub fn open_source(source: Arc<dyn Source>, options: &Options) -> Result<Tree> {
         None => source,
     };
     let digest = trust::root_digest(&*source, &options.anchor, &options.detached_signatures)?;
-    let healers = Healers { all: options.healers.clone(), first: options.first };
+    let (all, first) = (options.healers.clone(), options.first);
+    let healers = Healers { all, first, patient_until: options.heal_until };
     let store = Store::open_healing(source, digest, options.cache, healers)?;
     Tree::new(Arc::new(store))
 }

@@ -4,12 +4,13 @@
 //! and only one that has the digest is used. Nothing of this happens, and nothing is locked, as long as the image is whole.
 
 mod calls;
+mod late;
 mod search;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::proof::{self, BlockKind};
 use super::{copy, read_into};
@@ -148,11 +149,13 @@ pub struct Healers {
     pub all: Vec<Arc<dyn Healer>>,
     /// What each thread does first that is started to ask them: it gives up its privileges, say.
     pub first: fn(),
+    /// Until when one who wants bytes waits for them, if that is longer than usual.
+    pub patient_until: Option<Instant>,
 }
 
 impl From<Vec<Arc<dyn Healer>>> for Healers {
     fn from(all: Vec<Arc<dyn Healer>>) -> Self {
-        Healers { all, first: || {} }
+        Healers { all, first: || {}, patient_until: None }
     }
 }
 
@@ -371,15 +374,22 @@ mod tests {
     }
 
     /// Comes back when it is let go, with nothing.
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     struct Hung {
         held: RwLock<()>,
         asked: AtomicUsize,
+        cure: Cure,
+    }
+
+    impl Hung {
+        fn new(cure: Cure) -> Arc<Self> {
+            Arc::new(Hung { held: RwLock::default(), asked: AtomicUsize::new(0), cure })
+        }
     }
 
     impl Healer for Hung {
         fn cure(&self) -> Cure {
-            Cure::Image
+            self.cure
         }
 
         fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
@@ -391,7 +401,7 @@ mod tests {
 
     #[test]
     fn who_hangs_keeps_nobody_from_healing() {
-        let hung = Arc::<Hung>::default();
+        let hung = Hung::new(Cure::Image);
         let parity = Arc::new(Doctor {
             copies: vec![GOOD.to_vec()],
             asked: AtomicUsize::new(0),
@@ -433,9 +443,50 @@ mod tests {
         panic!("it is passed over for good");
     }
 
+    /// Has one of many blocks.
+    #[derive(Debug)]
+    struct Sibling(BlockIndex);
+
+    impl Healer for Sibling {
+        fn cure(&self) -> Cure {
+            Cure::Image
+        }
+
+        fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
+            let has = wanted.part.block() == Some(self.0);
+            Box::new(has.then(|| Ok(GOOD.to_vec())).into_iter())
+        }
+    }
+
+    #[test]
+    fn many_who_wait_for_parity_keep_nobody_from_healing() {
+        const MANY: u32 = 20;
+        let parity = Hung::new(Cure::Fec);
+        let healers: Vec<Arc<dyn Healer>> =
+            vec![Arc::new(Sibling(BlockIndex(MANY))), parity.clone()];
+        let sealed = Sealed::new(Arc::new(Rotten(None)), healers.into(), false);
+        let read = |nth: u32| {
+            let part = Part::Block(BlockIndex(nth), BlockKind::Data);
+            sealed.read(&Wanted { part, ..wanted() }, &mut vec![0; GOOD.len()])
+        };
+        let held = parity.held.write().unwrap();
+        std::thread::scope(|scope| {
+            for nth in 0..MANY {
+                scope.spawn(move || read(nth).unwrap_err());
+                let is_asked = || parity.asked.load(Ordering::SeqCst) > nth as usize;
+                let begun = Instant::now();
+                while !is_asked() && begun.elapsed() < Duration::from_secs(5) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            read(MANY).unwrap();
+            drop(held);
+        });
+    }
+
     #[test]
     fn what_only_one_has_that_hangs_is_not_lost() {
-        let hung = Arc::<Hung>::default();
+        let hung = Hung::new(Cure::Image);
         let healers: Vec<Arc<dyn Healer>> = vec![hung.clone()];
         let mut healing = Healing::new(healers.into(), false);
         healing.limits =
@@ -486,7 +537,7 @@ mod tests {
         };
         // Who comes after is asked.
         let nobody = doctor(Vec::new());
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let err = read(&nobody).unwrap_err();
         assert!(err.is_timeout() && begun.elapsed() < Duration::from_secs(5), "{err}");
         assert_eq!(nobody.asked.load(Ordering::SeqCst), 1);
@@ -508,10 +559,44 @@ mod tests {
                 Box::new(HAS_BEGUN.get().then(|| Ok(GOOD.to_vec())).into_iter())
             }
         }
-        let healers = Healers { all: vec![Arc::new(Witness)], first: || HAS_BEGUN.set(true) };
+        let first = || HAS_BEGUN.set(true);
+        let healers =
+            Healers { first, ..Healers::from(vec![Arc::new(Witness) as Arc<dyn Healer>]) };
         let sealed = Sealed::new(Arc::new(Rotten(None)), healers, false);
         sealed.read(&wanted(), &mut vec![0; GOOD.len()]).unwrap();
         assert!(!HAS_BEGUN.get(), "whoever reads has nothing to do with it");
+    }
+
+    /// An image that is opened with patience, such that its searches take longer than anybody waits.
+    fn slow(patient_until: Option<Instant>) -> Arc<Sealed> {
+        let (asked, takes) = (AtomicUsize::new(0), Duration::from_millis(600));
+        let doctor = Doctor { copies: vec![GOOD.to_vec()], asked, takes, cure: Cure::Fec };
+        let healers: Vec<Arc<dyn Healer>> = vec![Arc::new(doctor)];
+        let mut healing = Healing::new(Healers { patient_until, ..healers.into() }, false);
+        healing.limits.patience = Duration::from_millis(300);
+        Arc::new(Sealed { source: Arc::new(Rotten(None)), healing: Arc::new(healing) })
+    }
+
+    #[test]
+    fn who_opens_an_image_may_have_more_patience() {
+        let read = |until| slow(until).read(&wanted(), &mut vec![0; GOOD.len()]);
+        assert!(read(None).unwrap_err().is_timeout());
+        let now = Instant::now();
+        assert!(read(Some(now)).unwrap_err().is_timeout(), "it ends");
+        read(Some(now + Duration::from_mins(1))).unwrap();
+    }
+
+    #[test]
+    fn what_is_found_too_late_is_there_for_who_asks_again() {
+        let sealed = slow(None);
+        let mut into = vec![0; GOOD.len()];
+        assert!(sealed.read(&wanted(), &mut into).unwrap_err().is_timeout());
+        while !sealed.healing.is_idle() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        sealed.read(&wanted(), &mut into).unwrap();
+        assert_eq!((&into[..], sealed.healed()[2]), (GOOD, (Cure::Fec, 1)));
+        assert!(sealed.read(&wanted(), &mut into).is_err(), "it is given away once");
     }
 
     #[test]
