@@ -65,20 +65,29 @@ struct State {
     rest_until: Option<Instant>,
     /// Why it was, if it was.
     vain: Option<Vain>,
+    /// How often all shards were looked at.
+    looks: u64,
+    /// Whether that was done once more because bytes were wrong. It is not done again for that before the rest is over.
+    is_doubted: bool,
 }
+
+/// Which look at all shards an answer comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look(u64);
 
 /// Why nothing came of looking at all shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Vain {
     /// More is lost than parity brings back: nobody need ask again.
     TooMuch,
-    /// Something was in the way, or what was found proved wrong.
+    /// Something was in the way.
     Failed,
 }
 
 /// What is known of the shards.
 #[derive(Debug)]
 struct Known {
+    look: Look,
     sums: Sums,
     damage: Damage,
     /// All that are lost, where they are not too many.
@@ -108,7 +117,7 @@ impl Repairer {
     /// Puts into `buf` what parity says of the bytes at `offset`. Nobody vouches for them: they must be held against a digest
     /// before they are used. When they are wrong, more may have been lost since: see [`Repairer::forget`]. What parity does not know
     /// only now takes too long ([`Error::is_timeout`]); every other error is that it cannot help.
-    pub fn repair(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+    pub fn repair(&self, offset: u64, buf: &mut [u8]) -> Result<Look> {
         let geometry = self.head.geometry;
         let end = offset.checked_add(u64_from_usize(buf.len())).ok_or(Error::Invalid)?;
         if buf.is_empty() || end > geometry.covered_len() {
@@ -118,7 +127,7 @@ impl Repairer {
             |at: u64| at.checked_div(geometry.shard_len()).and_then(|nth| u32::try_from(nth).ok());
         let first = nth(offset).ok_or(Error::Invalid)?;
         let last = nth(end.saturating_sub(1)).ok_or(Error::Invalid)?;
-        let known = self.known(first..=last)?;
+        let mut known = self.known(first..=last)?;
         for shard in first..=last {
             let place = geometry.place(shard);
             let wanted = place.start.max(offset)..place.end.min(end);
@@ -129,7 +138,7 @@ impl Repairer {
             if known.damage.is_lost(shard) {
                 let columns = wanted.start.saturating_sub(place.start)
                     ..wanted.end.saturating_sub(place.start);
-                self.restore(&known, shard, columns, to)?;
+                known = self.restore(known, shard, columns, to)?;
             } else {
                 self.source.read_exact_at(to, wanted.start).map_err(|err| {
                     let start = wanted.start;
@@ -137,12 +146,23 @@ impl Repairer {
                 })?;
             }
         }
-        Ok(())
+        Ok(known.look)
     }
 
-    /// Told that bytes were wrong: forgets which shards are lost. The next question looks at all of them again, but not where
-    /// somebody did so a moment ago.
-    pub fn forget(&self) {
+    /// Told that bytes were wrong: forgets which shards are lost, so that the next question looks at all of them again. Once: if they
+    /// are wrong then, too, it is no fault of the look, which is as good for others as it was, until the rest is over.
+    pub fn forget(&self, wrong: Look) {
+        let mut state = self.lock();
+        let is_known = state.known.as_ref().is_some_and(|known| known.look == wrong);
+        let is_resting = state.rest_until > Some(Instant::now());
+        if is_known && !(state.is_doubted && is_resting) {
+            state.known = None;
+            state.is_doubted = true;
+        }
+    }
+
+    /// Nobody looks again for a while.
+    fn give_up(&self) {
         let mut state = self.lock();
         state.known = None;
         state.vain = Some(Vain::Failed);
@@ -203,10 +223,13 @@ impl Repairer {
         }
         let found = self.scan();
         let mut state = self.lock();
+        state.is_doubted &= state.rest_until > Some(now);
+        state.looks = state.looks.saturating_add(1);
         state.vain = found.as_ref().err().map(|(vain, _)| *vain);
         let rest = now.elapsed().saturating_mul(self.limits.rest_factor).max(self.limits.rest);
         state.rest_until = Instant::now().checked_add(rest);
-        let known = Arc::new(found.map_err(|(_, err)| err)?);
+        let known = found.map_err(|(_, err)| err)?;
+        let known = Arc::new(Known { look: Look(state.looks), ..known });
         state.known = Some(Arc::clone(&known));
         drop(state);
         drop(turn);
@@ -228,7 +251,7 @@ impl Repairer {
         } else {
             BTreeMap::new()
         };
-        Ok(Known { sums, damage, kept })
+        Ok(Known { look: Look(0), sums, damage, kept })
     }
 
     /// Whether one of these shards was lost since all of them were looked at.
@@ -240,24 +263,24 @@ impl Repairer {
         })
     }
 
-    /// Restores columns of a lost shard.
+    /// Restores columns of a lost shard; returns what is known then.
     fn restore(
         &self,
-        known: &Arc<Known>,
+        known: Arc<Known>,
         shard: u32,
         columns: Range<u64>,
         to: &mut [u8],
-    ) -> Result<()> {
-        let restored = self.restore_knowing(known, shard, columns.clone(), to)?;
+    ) -> Result<Arc<Known>> {
+        let restored = self.restore_knowing(&known, shard, columns.clone(), to)?;
         // One that was whole when all were looked at can be read no more: it is lost, too.
-        let Err(unread) = restored else { return Ok(()) };
+        let Err(unread) = restored else { return Ok(known) };
         tracing::debug!("all shards are looked at again: {unread}");
-        let known = self.look_again(known)?;
-        // When that is no help, nobody looks again for a while.
+        let known = self.look_again(&known)?;
         self.restore_knowing(&known, shard, columns, to)?.map_err(|unread| {
-            self.forget();
+            self.give_up();
             not_now(unread)
-        })
+        })?;
+        Ok(known)
     }
 
     /// The same with what is known; the inner error is that of a shard that could not be read.

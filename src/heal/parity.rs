@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::fec::Repairer;
+use crate::fec::{Look, Repairer};
 use crate::image::Source;
 use crate::store::heal::{Cure, Healer, Offer, Unknown, Wanted};
 
@@ -30,11 +30,11 @@ impl Parity {
         Some(self.repairer.get_or_init(|| opened))
     }
 
-    fn copy(&self, wanted: &Wanted) -> Option<Offer> {
+    fn copy(&self, wanted: &Wanted) -> Option<Result<(Look, Vec<u8>), Unknown>> {
         let mut bytes = vec![0; wanted.len];
         let repaired = self.repairer()?.repair(wanted.offset, &mut bytes);
         match repaired.inspect_err(|err| tracing::debug!("{} from parity: {err}", wanted.part)) {
-            Ok(()) => Some(Ok(bytes)),
+            Ok(look) => Some(Ok((look, bytes))),
             Err(err) => err.is_timeout().then_some(Err(Unknown)),
         }
     }
@@ -46,15 +46,15 @@ impl Healer for Parity {
     }
 
     fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
-        // When the first one is wrong, more was lost since all was looked at.
-        let mut is_over = false;
+        let mut first = None;
         Box::new((0..2).map_while(move |nth| {
-            if nth > 0 && !is_over {
-                self.repairer()?.forget();
+            if nth > 0 {
+                // The first one was wrong, so more may have been lost since all was looked at.
+                self.repairer()?.forget(first?);
             }
-            let copy = self.copy(wanted).filter(|_| !is_over)?;
-            is_over = copy.is_err();
-            Some(copy)
+            let copy = self.copy(wanted)?;
+            first = copy.as_ref().ok().map(|(look, _)| *look);
+            Some(copy.map(|(_, bytes)| bytes))
         }))
     }
 }
