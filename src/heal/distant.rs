@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::index::{Index, copy_of_table, open_unknown};
+use super::index::{BLOCKS_MAX, Index, copy_at_place, copy_of_table, open_unknown};
 use crate::error::{Error, Result};
 use crate::image::Source;
 use crate::store::heal::{Cure, Healer, Offer, Part, Unknown, Wanted};
@@ -14,6 +14,19 @@ use crate::store::{Store, lock};
 
 /// How long nobody asks again after there was no answer.
 const REST: Duration = Duration::from_secs(30);
+
+/// Variables of the environment that may say how a server is reached, as [`Opener`]s understand them: who heals in our place needs
+/// them, too.
+pub const ENVIRONMENT: [&str; 8] = [
+    "http_proxy",
+    "HTTP_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+];
 
 /// Opens the image. It must give up in time: somebody waits.
 pub type Opener = Box<dyn Fn() -> io::Result<Arc<dyn Source>> + Send + Sync>;
@@ -95,9 +108,11 @@ impl Opened {
         let Part::Block(block, _) = wanted.part else {
             return copy_of_table(image, wanted).transpose();
         };
-        // The same image has it at the same place.
-        if block.0 < image.superblock().block_count && image.entry(block)?.digest == wanted.digest {
-            return image.stored(block).map(Some);
+        if let Some(copy) = copy_at_place(image, block, wanted.digest) {
+            return copy.map(Some);
+        }
+        if image.superblock().block_count > BLOCKS_MAX {
+            return Ok(None);
         }
         // Who comes meanwhile waits: it would have to fetch the same.
         let mut index = lock(&self.index);

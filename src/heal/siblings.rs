@@ -19,11 +19,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
-use super::index::{BLOCKS_MAX, Index, copy_of_table, open_unknown};
+use super::index::{BLOCKS_MAX, Index, copy_at_place, copy_of_table, open_unknown};
 use super::is_passing;
 use crate::format::superblock;
 use crate::image::{self, Method, is_image_name};
-use crate::store::heal::{Cure, Healer, Offer, Part, Unknown, Wanted};
+use crate::store::heal::{Cure, Healer, Offer, Unknown, Wanted};
 use crate::store::{Store, lock};
 
 /// Most images that are looked into; of more, the newest.
@@ -46,6 +46,8 @@ const SETTLED: i64 = 2;
 pub struct Siblings {
     pub(super) places: Vec<Place>,
     pub(super) rules: Rules,
+    /// Most blocks that have an index, in all images together.
+    indexed_max: u32,
     known: Mutex<Known>,
 }
 
@@ -92,7 +94,8 @@ struct Change {
 #[derive(Debug)]
 struct Sibling {
     file: Named,
-    index: Index,
+    /// Nothing of one with too many blocks, which may be of use all the same: a copy of the image has each block at its place.
+    index: Option<Index>,
 }
 
 /// A file in one of the directories.
@@ -125,7 +128,7 @@ impl Siblings {
 
     /// Those in some places.
     pub(super) fn in_places(places: Vec<Place>, rules: Rules) -> Self {
-        Siblings { places, rules, known: Mutex::default() }
+        Siblings { places, rules, indexed_max: BLOCKS_MAX, known: Mutex::default() }
     }
 
     /// Those in the image's directory, and on a data partition in both that have images.
@@ -233,7 +236,7 @@ impl Siblings {
         let mut inodes = HashSet::new();
         files.retain(|file| inodes.insert((file.id.device, file.id.inode)));
         files.truncate(IMAGES_MAX);
-        let mut blocks_left = BLOCKS_MAX;
+        let mut blocks_left = self.indexed_max;
         let mut siblings = Vec::new();
         for file in files {
             let known = before.iter().find(|sibling| sibling.file == file).cloned();
@@ -248,7 +251,8 @@ impl Siblings {
                     }
                 },
             };
-            let Some(left) = blocks_left.checked_sub(sibling.index.len()) else {
+            let count = sibling.index.as_ref().map_or(0, Index::len);
+            let Some(left) = blocks_left.checked_sub(count) else {
                 let name = sibling.file.name.display();
                 tracing::info!("nothing is healed from {name}: all have too many blocks together");
                 continue;
@@ -259,8 +263,10 @@ impl Siblings {
         Known { siblings: Arc::new(siblings), changes: Some(changes).filter(|_| is_all) }
     }
 
-    fn read_table(&self, file: &Named) -> crate::Result<Index> {
-        Index::of(&self.open_image(file)?, |_| false)
+    fn read_table(&self, file: &Named) -> crate::Result<Option<Index>> {
+        let image = self.open_image(file)?;
+        let is_short = image.superblock().block_count <= self.indexed_max;
+        is_short.then(|| Index::of(&image, |_| false)).transpose()
     }
 
     /// Opens an image, if it is still the same file.
@@ -319,8 +325,8 @@ impl Siblings {
 
     /// What one of them has.
     fn copies_of(&self, sibling: &Sibling, wanted: &Wanted) -> Vec<Offer> {
-        let is_block = matches!(wanted.part, Part::Block(..));
-        if is_block && !sibling.index.may_have(wanted.digest) {
+        let (block, index) = (wanted.part.block(), sibling.index.as_ref());
+        if block.is_some() && index.is_some_and(|index| !index.may_have(wanted.digest)) {
             return Vec::new();
         }
         let offer = |copy: crate::Result<Vec<u8>>| match copy {
@@ -335,8 +341,11 @@ impl Siblings {
             Ok(image) => image,
             Err(err) => return offer(Err(err)).into_iter().collect(),
         };
-        let blocks = sibling.index.copies(&image, wanted.digest).filter(|_| is_block);
-        blocks.chain(copy_of_table(&image, wanted)).filter_map(offer).collect()
+        let index = index.filter(|_| block.is_some());
+        let found = index.into_iter().flat_map(|index| index.copies(&image, wanted.digest));
+        let block = block.filter(|_| index.is_none());
+        let at_place = block.and_then(|block| copy_at_place(&image, block, wanted.digest));
+        found.chain(at_place).chain(copy_of_table(&image, wanted)).filter_map(offer).collect()
     }
 }
 
@@ -395,4 +404,41 @@ fn names(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::CacheLimits;
+    use crate::format::index::BlockIndex;
+
+    /// Where nobody can be asked which block has a digest, it is the one at the same place of the same image.
+    #[test]
+    fn a_copy_that_is_too_large_for_an_index_heals_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let [tree, image, copy] =
+            ["tree", "a.img", "b.img"].map(|name| directory.path().join(name));
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("file"), vec![7; 10_000]).unwrap();
+        let args = ["mkimage", "-q", "-b", "4K", "-z", "none", tree.to_str().unwrap()];
+        let args = args.into_iter().chain([image.to_str().unwrap()]);
+        let digest = ashlarfs_mkimage::run(args).unwrap().root_digest.parse().unwrap();
+        fs::copy(&image, &copy).unwrap();
+        let file = File::options().write(true).open(&image).unwrap();
+        let store = |siblings| {
+            let source = image::open(&image, Method::Pread).unwrap();
+            let healers: Vec<Arc<dyn Healer>> = vec![Arc::new(siblings)];
+            Store::open_healing(source, digest, CacheLimits::NONE, healers).unwrap()
+        };
+        let siblings = || Siblings { indexed_max: 0, ..Siblings::beside(&image).unwrap() };
+        let block = BlockIndex(0);
+        let (whole, entry) =
+            (store(siblings()).stored(block).unwrap(), store(siblings()).entry(block));
+        file.write_all_at(&[1; 100], entry.unwrap().offset).unwrap();
+        assert_eq!(store(siblings()).stored(block).unwrap(), whole);
+        fs::remove_file(&copy).unwrap();
+        assert!(store(siblings()).stored(block).is_err());
+    }
 }
