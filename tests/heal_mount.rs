@@ -287,6 +287,39 @@ fn a_successor_heals_as_the_first_server_did() {
     });
 }
 
+/// A server that is reached by a proxy is so by whoever takes over, who gets nothing else from the environment.
+#[test]
+fn a_successor_knows_the_proxy() {
+    limited("a_successor_knows_the_proxy", 60, || {
+        let pair = Pair::new();
+        let options = format!("root_digest={},heal_url=http://image.invalid/x", pair.digest);
+        let output = Command::new(ASHLAR)
+            .args(["mount", "-o", &options, text(&pair.new), text(&pair.point())])
+            .env("http_proxy", "http://proxy.invalid:1")
+            .env("NO_PROXY", "here")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let mount = Mount::found(pair.point());
+        // Twice, for the second one has it from the holder, and that one from the first server.
+        for _ in 0..2 {
+            let server = mount.status()["server_pid"].as_i64().unwrap();
+            let pid = rustix::process::Pid::from_raw(i32::try_from(server).unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            let successor = || {
+                let output = ashlar(&["status", "--json", text(&mount.point)]);
+                let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+                status["server_pid"].as_i64().filter(|pid| *pid != server)
+            };
+            assert!(within(Duration::from_secs(20), || successor().is_some()));
+            let environment = fs::read(format!("/proc/{}/environ", successor().unwrap())).unwrap();
+            let environment = String::from_utf8(environment).unwrap();
+            assert_eq!(environment, "http_proxy=http://proxy.invalid:1\0NO_PROXY=here\0");
+        }
+    });
+}
+
 /// Of the image alone, with nobody beside it.
 #[test]
 fn parity_heals_what_is_read() {
