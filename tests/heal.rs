@@ -344,7 +344,8 @@ fn a_healer_that_lies_is_not_believed() {
     let tree = pair.open_with(vec![liar.clone()]).map(|tree| Arc::clone(tree.store()));
     let store = tree.unwrap_or_else(|_| {
         let source = ashlarfs::image::open(&pair.new, Method::Pread).unwrap();
-        Arc::new(Store::open_healing(source, pair.digest, NO_CACHE, vec![liar.clone()]).unwrap())
+        let healers: Vec<Arc<dyn Healer>> = vec![liar.clone()];
+        Arc::new(Store::open_healing(source, pair.digest, NO_CACHE, healers).unwrap())
     });
     let asked = liar.1.load(Ordering::Relaxed);
     for block in 0..pair.entries.len() {
