@@ -29,7 +29,7 @@ use crate::trust;
 pub use crate::format::fec::{Geometry, Share};
 pub use encode::encode;
 pub use progress::Progress;
-pub use repair::Repairer;
+pub use repair::{Look, Repairer};
 pub use restore::{Restored, restore};
 pub use scan::{Damage, scan};
 

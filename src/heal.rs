@@ -17,12 +17,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::image::{self, Method, Source};
 use crate::store::heal::Healer;
 use corruption::OnCorruption;
 use distant::Distant;
 use reread::Reread;
 use siblings::Siblings;
+
+/// Whether an error says nothing of a file, only that there is no memory or no descriptor for it now.
+fn is_passing(err: &io::Error) -> bool {
+    let errno = Errno::from_io_error(err);
+    errno.is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&errno))
+}
 
 /// The parity of an image, in a program that can compute with it.
 fn parity<E>(source: Result<Arc<dyn Source>, E>) -> Option<Arc<dyn Healer>> {

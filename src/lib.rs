@@ -61,13 +61,14 @@ pub mod verify;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use error::{Error, Result};
 pub use format::digest::Digest;
 pub use fs::Tree;
 pub use image::{Method, Source};
 pub use store::heal::Healer;
+use store::heal::Healers;
 pub use store::{CacheLimits, Store};
 pub use trust::Anchor;
 
@@ -86,7 +87,9 @@ pub struct Options {
     pub io_timeout: Option<Duration>,
     /// Who is asked, one after the other, for bytes that the image does not have any more.
     pub healers: Vec<Arc<dyn Healer>>,
-    /// What each thread does first that is started for such reads: it gives up its privileges, say.
+    /// Until when whoever reads waits for them, if that is longer than the usual 20 seconds.
+    pub heal_until: Option<Instant>,
+    /// What each thread does first that is started for such reads, or to heal: it gives up its privileges, say.
     pub first: fn(),
 }
 
@@ -100,6 +103,7 @@ impl Options {
             cache: CacheLimits { data_bytes_max: 24 << 20, metadata_bytes_max: 8 << 20 },
             io_timeout: None,
             healers: Vec::new(),
+            heal_until: None,
             first: || {},
         }
     }
@@ -117,6 +121,8 @@ pub fn open_source(source: Arc<dyn Source>, options: &Options) -> Result<Tree> {
         None => source,
     };
     let digest = trust::root_digest(&*source, &options.anchor, &options.detached_signatures)?;
-    let store = Store::open_healing(source, digest, options.cache, options.healers.clone())?;
+    let (all, first) = (options.healers.clone(), options.first);
+    let healers = Healers { all, first, patient_until: options.heal_until };
+    let store = Store::open_healing(source, digest, options.cache, healers)?;
     Tree::new(Arc::new(store))
 }

@@ -31,7 +31,7 @@ use crate::format::superblock::Superblock;
 use crate::image::Source;
 use block::Block;
 use cache::Cache;
-use heal::{Cure, Healer, Listener, Part, Sealed, Wanted};
+use heal::{Cure, Healers, Listener, Part, Sealed, Wanted};
 pub use opening::{open_superblock, read_superblock, whole_image};
 use parallel::on_threads;
 use prefetch::idle::Idler;
@@ -137,9 +137,9 @@ impl Store {
         source: Arc<dyn Source>,
         root_digest: Digest,
         limits: CacheLimits,
-        healers: Vec<Arc<dyn Healer>>,
+        healers: impl Into<Healers>,
     ) -> Result<Self> {
-        Store::open_sealed(Sealed::new(source, healers, false), root_digest, limits)
+        Store::open_sealed(Sealed::new(source, healers.into(), false), root_digest, limits)
     }
 
     /// The same for those who restore an image: its superblock, too, may come from a copy of it.
@@ -147,9 +147,9 @@ impl Store {
         source: Arc<dyn Source>,
         root_digest: Digest,
         limits: CacheLimits,
-        healers: Vec<Arc<dyn Healer>>,
+        healers: impl Into<Healers>,
     ) -> Result<Self> {
-        Store::open_sealed(Sealed::new(source, healers, true), root_digest, limits)
+        Store::open_sealed(Sealed::new(source, healers.into(), true), root_digest, limits)
     }
 
     fn open_sealed(sealed: Sealed, root_digest: Digest, limits: CacheLimits) -> Result<Self> {

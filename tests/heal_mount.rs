@@ -228,6 +228,29 @@ fn other_copies_are_where_somebody_says() {
     });
 }
 
+/// Where no file can be opened now, nothing is known of what is in them: nothing is lost, and later it is healed.
+#[test]
+fn a_server_without_descriptors_loses_nothing() {
+    limited("a_server_without_descriptors_loses_nothing", 60, || {
+        use rustix::process::{Pid, Resource, getrlimit, prlimit};
+        let pair = Pair::new();
+        let (block, path) = pair.shared_file();
+        pair.damage(&pair.new, &BTreeSet::from([block]), &mut Random(1));
+        let mount = pair.mount(&pair.new, "");
+        let server = mount.status()["server_pid"].as_i64().unwrap();
+        let server = Pid::from_raw(i32::try_from(server).unwrap());
+        let all = getrlimit(Resource::Nofile);
+        let none = rustix::process::Rlimit { current: Some(0), ..all };
+        prlimit(server, Resource::Nofile, none).unwrap();
+        let err = fs::read(mount.point.join(&path)).unwrap_err();
+        prlimit(server, Resource::Nofile, all).unwrap();
+        assert_eq!((err.raw_os_error(), lost(&mount)), (Some(5), 0));
+        let want = fs::read(pair.tree.join(&path)).unwrap();
+        assert_eq!(fs::read(mount.point.join(&path)).unwrap(), want);
+        assert_eq!((healed(&mount, "image"), lost(&mount)), (1, 0));
+    });
+}
+
 /// Whoever takes over has the same directories and the same server, though it has no path to any of them.
 #[test]
 fn a_successor_heals_as_the_first_server_did() {
@@ -260,6 +283,39 @@ fn a_successor_heals_as_the_first_server_did() {
             assert_eq!((healed(&mount, source), lost(&mount)), (1, 0));
             mount.umount();
             assert!(mount.server_ends());
+        }
+    });
+}
+
+/// A server that is reached by a proxy is so by whoever takes over, who gets nothing else from the environment.
+#[test]
+fn a_successor_knows_the_proxy() {
+    limited("a_successor_knows_the_proxy", 60, || {
+        let pair = Pair::new();
+        let options = format!("root_digest={},heal_url=http://image.invalid/x", pair.digest);
+        let output = Command::new(ASHLAR)
+            .args(["mount", "-o", &options, text(&pair.new), text(&pair.point())])
+            .env("http_proxy", "http://proxy.invalid:1")
+            .env("NO_PROXY", "here")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let mount = Mount::found(pair.point());
+        // Twice, for the second one has it from the holder, and that one from the first server.
+        for _ in 0..2 {
+            let server = mount.status()["server_pid"].as_i64().unwrap();
+            let pid = rustix::process::Pid::from_raw(i32::try_from(server).unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            let successor = || {
+                let output = ashlar(&["status", "--json", text(&mount.point)]);
+                let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+                status["server_pid"].as_i64().filter(|pid| *pid != server)
+            };
+            assert!(within(Duration::from_secs(20), || successor().is_some()));
+            let environment = fs::read(format!("/proc/{}/environ", successor().unwrap())).unwrap();
+            let environment = String::from_utf8(environment).unwrap();
+            assert_eq!(environment, "http_proxy=http://proxy.invalid:1\0NO_PROXY=here\0");
         }
     });
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use pair::{Pair, Random};
-use server::Server;
+use server::{Answer, Server};
 
 fn ashlar(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ashlar")).args(args).stdin(Stdio::null()).output().unwrap()
@@ -284,6 +284,35 @@ fn nothing_is_written_that_nobody_vouches_for() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("is another image"), "{output:?}");
     assert!(fs::read(pair.path("other.img")).unwrap() == old);
     fs::remove_file(pair.path("copy.img")).unwrap();
+}
+
+/// An update while an image is repaired: the newer one stays.
+#[test]
+fn an_image_that_came_meanwhile_is_not_replaced() {
+    let pair = Pair::new();
+    let newer = b"a newer image";
+    let (part, new, whole) = (pair.path("part"), pair.new.clone(), pair.whole.clone());
+    // Whoever is asked for blocks knows that the repair has begun.
+    let server = Server::start(move |question| {
+        fs::write(&part, newer).unwrap();
+        fs::rename(&part, &new).unwrap();
+        Answer::good(question, &whole, "\"one\"")
+    });
+    let output = pair.path("output");
+    for more in [&["--output", text(&output)][..], &[]] {
+        fs::write(&pair.new, &pair.whole).unwrap();
+        let all = (0..pair.entries.len()).collect();
+        pair.damage(&pair.new, &all, &mut Random(1));
+        let repaired = pair.repair(&[&["--from", &server.url("/image")], more].concat());
+        if more.is_empty() {
+            let stderr = pair.assert_left(&repaired, 8, newer);
+            assert!(stderr.contains("was replaced"), "{stderr}");
+        } else {
+            // Nothing is in the way of another name.
+            assert_eq!(repaired.status.code(), Some(1), "{repaired:?}");
+            assert!(fs::read(&output).unwrap() == pair.whole);
+        }
+    }
 }
 
 #[test]

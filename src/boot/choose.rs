@@ -12,7 +12,7 @@ use super::cmdline::{BootArgs, Slot, Wanted};
 use super::config::{Config, FILE_LEN_MAX};
 use super::data::{CONFIG_IN_ROOT, read_text};
 use super::needs::INIT;
-use super::patience::Patience;
+use super::patience::{self, Patience};
 use super::slots::Slots;
 use crate::format::digest::Digest;
 use crate::heal::Ladder;
@@ -307,6 +307,7 @@ fn open_healing(path: &Path, anchor: Anchor, healers: Vec<Arc<dyn Healer>>) -> R
     let mut options = Options::new(anchor);
     options.method = Method::Pread;
     options.healers = healers;
+    options.heal_until = patience::to_heal();
     if matches!(options.anchor, Anchor::Keys(_)) {
         let text = read_text(&trust::signature_beside(path)).ok();
         options.detached_signatures.extend(text.map(String::into_bytes));

@@ -7,9 +7,18 @@ use super::Failed;
 /// How long a server may take until its mount answers. It reads a few MiB; a disk that needs longer than this is dying, and
 /// another image, on another part of it, may still be read.
 const EACH: Duration = Duration::from_mins(2);
+/// So much earlier than that it gives up what it looks for elsewhere, which may take parity all of that: so that it is its own
+/// error that is told.
+const BEFORE_THAT: Duration = Duration::from_secs(10);
 /// After this no further image is tried: three that did not answer are no accident, and whoever waits for the machine, a
 /// person or a watchdog, must learn of it.
 const ALL: Duration = Duration::from_mins(6);
+
+/// Until when bytes are waited for that an image does not have any more, by one who opens it now. Nobody uses it yet whom an error
+/// would help more, and without these bytes the image is given up.
+pub(super) fn to_heal() -> Option<Instant> {
+    Instant::now().checked_add(EACH.saturating_sub(BEFORE_THAT))
+}
 
 /// What is left of it.
 #[derive(Debug, Clone, Copy)]

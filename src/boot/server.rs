@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
-use super::{Failed, hygiene, needs, resume};
+use super::{Failed, hygiene, needs, patience, resume};
 use crate::confine::{Confinement, Network, quit_privileges};
 use crate::format::digest::Digest;
 use crate::format::index::InodeIndex;
@@ -103,6 +103,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Failed> {
     options.method = Method::Pread;
     options.io_timeout = io_timeout;
     options.healers = ladder.into_healers();
+    options.heal_until = patience::to_heal();
     options.first = first;
     let tree = crate::open(&args.image, &options)?;
     if let Some(init) = &args.init {

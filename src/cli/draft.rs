@@ -1,7 +1,7 @@
 //! How is a file replaced? By another one that has no name until it is complete, checked and on the disk: there is the old file or the
 //! new one at any time, and of what was interrupted nothing is left.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -102,6 +102,21 @@ impl Draft {
     /// Writes it down to the disk.
     pub(super) fn sync(&self) -> Result<(), Failure> {
         self.file.sync_all().map_err(|err| cannot_write(&self.target, &err))
+    }
+
+    /// Gives it the name of the file that `old` is open on, but only if that is still the one there: what somebody else has put
+    /// there meanwhile is newer than what was read.
+    pub(super) fn finish_instead_of(self, old: &File) -> Result<(), Failure> {
+        let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let then = old.metadata().map_err(|err| cannot_write(&self.target, &err))?;
+        if fs::metadata(&self.target).is_ok_and(|now| id(now) == id(then)) {
+            return self.finish();
+        }
+        let target = self.target.display();
+        Err(Failure::new(format!(
+            "{target} was replaced or removed since it was read: it stays as it is now"
+        ))
+        .hint("do it again, if it is still needed"))
     }
 
     /// Gives it its name.
@@ -208,6 +223,27 @@ mod tests {
         draft.finish().unwrap();
         assert!(names(directory.path()) == before && old("new"));
         assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn what_came_meanwhile_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let [target, newer] = ["target", "newer"].map(|name| directory.path().join(name));
+        fs::write(&target, "old").unwrap();
+        let old = File::open(&target).unwrap();
+        let finish = || {
+            let draft = Draft::create(&target, Some(&old)).unwrap();
+            draft.file().write_all(b"mended").unwrap();
+            draft.finish_instead_of(&old)
+        };
+        fs::write(&newer, "newer").unwrap();
+        fs::rename(&newer, &target).unwrap();
+        let failed = finish().unwrap_err();
+        assert!(failed.message.contains("was replaced"), "{failed:?}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "newer");
+        fs::remove_file(&target).unwrap();
+        assert!(finish().is_err());
+        assert!(names(directory.path()).is_empty());
     }
 
     #[test]

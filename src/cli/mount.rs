@@ -58,7 +58,8 @@ pub struct MountArgs {
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// What is done about bytes that are not what was sealed: `eio`, an error for whoever asks; `heal`, look for another copy
-    /// first; `restart` and `panic`, end the machine where there is none (root only) [default: heal]
+    /// first; `restart` and `panic`, end the machine where there is none (root only); while somebody who may have one, a server
+    /// say, cannot tell, whoever asks gets an error [default: heal]
     #[arg(long, value_name = "HOW")]
     on_corruption: Option<OnCorruption>,
     /// Write down in FILE what is read and in which order, for `mkimage --order`

@@ -209,7 +209,7 @@ fn rewrite(target: &Target) -> Result<(), Failure> {
     if !same || trust::read_trailer(&*source, image_len)? != target.signatures {
         return Err(Failure::about(target.path.display(), &Error::Invalid));
     }
-    draft.finish()
+    draft.finish_instead_of(&old)
 }
 
 /// The number of parity shards of an image, if it has parity. What is signed gets parity anew, and parity of damaged bytes would

@@ -9,6 +9,7 @@
 //! all shards, nobody looks again for a while.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -60,15 +61,33 @@ struct State {
     known: Option<Arc<Known>>,
     /// Whether somebody is at work: one at a time, for each takes 32 MiB and all processors.
     is_busy: bool,
-    /// Until when nobody looks, should what was found prove wrong.
+    /// Until when nobody looks, should it have been in vain.
     rest_until: Option<Instant>,
-    /// Whether it did, or nothing was found.
-    is_vain: bool,
+    /// Why it was, if it was.
+    vain: Option<Vain>,
+    /// How often all shards were looked at.
+    looks: u64,
+    /// Whether that was done once more because bytes were wrong. It is not done again for that before the rest is over.
+    is_doubted: bool,
+}
+
+/// Which look at all shards an answer comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look(u64);
+
+/// Why nothing came of looking at all shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vain {
+    /// More is lost than parity brings back: nobody need ask again.
+    TooMuch,
+    /// Something was in the way.
+    Failed,
 }
 
 /// What is known of the shards.
 #[derive(Debug)]
 struct Known {
+    look: Look,
     sums: Sums,
     damage: Damage,
     /// All that are lost, where they are not too many.
@@ -96,8 +115,9 @@ impl Repairer {
     }
 
     /// Puts into `buf` what parity says of the bytes at `offset`. Nobody vouches for them: they must be held against a digest
-    /// before they are used. When they are wrong, more may have been lost since: see [`Repairer::forget`].
-    pub fn repair(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+    /// before they are used. When they are wrong, more may have been lost since: see [`Repairer::forget`]. What parity does not know
+    /// only now takes too long ([`Error::is_timeout`]); every other error is that it cannot help.
+    pub fn repair(&self, offset: u64, buf: &mut [u8]) -> Result<Look> {
         let geometry = self.head.geometry;
         let end = offset.checked_add(u64_from_usize(buf.len())).ok_or(Error::Invalid)?;
         if buf.is_empty() || end > geometry.covered_len() {
@@ -107,7 +127,7 @@ impl Repairer {
             |at: u64| at.checked_div(geometry.shard_len()).and_then(|nth| u32::try_from(nth).ok());
         let first = nth(offset).ok_or(Error::Invalid)?;
         let last = nth(end.saturating_sub(1)).ok_or(Error::Invalid)?;
-        let known = self.known(first..=last)?;
+        let mut known = self.known(first..=last)?;
         for shard in first..=last {
             let place = geometry.place(shard);
             let wanted = place.start.max(offset)..place.end.min(end);
@@ -118,7 +138,7 @@ impl Repairer {
             if known.damage.is_lost(shard) {
                 let columns = wanted.start.saturating_sub(place.start)
                     ..wanted.end.saturating_sub(place.start);
-                self.restore(&known, shard, columns, to)?;
+                known = self.restore(known, shard, columns, to)?;
             } else {
                 self.source.read_exact_at(to, wanted.start).map_err(|err| {
                     let start = wanted.start;
@@ -126,15 +146,26 @@ impl Repairer {
                 })?;
             }
         }
-        Ok(())
+        Ok(known.look)
     }
 
-    /// Told that bytes were wrong: forgets which shards are lost. The next question looks at all of them again, but not where
-    /// somebody did so a moment ago.
-    pub fn forget(&self) {
+    /// Told that bytes were wrong: forgets which shards are lost, so that the next question looks at all of them again. Once: if they
+    /// are wrong then, too, it is no fault of the look, which is as good for others as it was, until the rest is over.
+    pub fn forget(&self, wrong: Look) {
+        let mut state = self.lock();
+        let is_known = state.known.as_ref().is_some_and(|known| known.look == wrong);
+        let is_resting = state.rest_until > Some(Instant::now());
+        if is_known && !(state.is_doubted && is_resting) {
+            state.known = None;
+            state.is_doubted = true;
+        }
+    }
+
+    /// Nobody looks again for a while.
+    fn give_up(&self) {
         let mut state = self.lock();
         state.known = None;
-        state.is_vain = true;
+        state.vain = Some(Vain::Failed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -148,7 +179,7 @@ impl Repairer {
             self.done.wait_timeout_while(state, self.limits.patience, |state| state.is_busy);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if state.is_busy {
-            return Err(cannot("parity is at work for somebody else"));
+            return Err(not_now("parity is at work for somebody else"));
         }
         state.is_busy = true;
         Ok(Turn(self))
@@ -182,36 +213,45 @@ impl Repairer {
             return Ok(known);
         }
         let now = Instant::now();
-        let is_resting = |state: &State| state.is_vain && state.rest_until > Some(now);
-        if is_resting(&self.lock()) {
-            return Err(cannot("nothing came of looking at all shards a moment ago"));
+        let resting = |state: &State| state.vain.filter(|_| state.rest_until > Some(now));
+        match resting(&self.lock()) {
+            Some(Vain::TooMuch) => return Err(cannot("too many shards were lost a moment ago")),
+            Some(Vain::Failed) => {
+                return Err(not_now("nothing came of looking at all shards a moment ago"));
+            }
+            None => {}
         }
         let found = self.scan();
         let mut state = self.lock();
-        state.is_vain = found.is_err();
+        state.is_doubted &= state.rest_until > Some(now);
+        state.looks = state.looks.saturating_add(1);
+        state.vain = found.as_ref().err().map(|(vain, _)| *vain);
         let rest = now.elapsed().saturating_mul(self.limits.rest_factor).max(self.limits.rest);
         state.rest_until = Instant::now().checked_add(rest);
-        let known = Arc::new(found?);
+        let known = found.map_err(|(_, err)| err)?;
+        let known = Arc::new(Known { look: Look(state.looks), ..known });
         state.known = Some(Arc::clone(&known));
         drop(state);
         drop(turn);
         Ok(known)
     }
 
-    fn scan(&self) -> Result<Known> {
+    fn scan(&self) -> Result<Known, (Vain, Error)> {
         let geometry = self.head.geometry;
+        let failed = |err| (Vain::Failed, not_now(err));
         let sums = Sums::read(&*self.source, &self.head);
-        let damage = scan(&*self.source, &self.head, self.code.workers(), &|_, _| {})?;
+        let damage = scan(&*self.source, &self.head, self.code.workers(), &|_, _| {});
+        let damage = damage.map_err(failed)?;
         if !damage.is_curable(geometry) {
-            return Err(damage.too_much(geometry));
+            return Err((Vain::TooMuch, damage.too_much(geometry)));
         }
         let lost_len = u64_from_usize(damage.data().len()).saturating_mul(geometry.shard_len());
         let kept = if lost_len <= self.limits.kept_len && lost_len > 0 {
-            self.solve(&damage, 0..geometry.shard_len(), None)?
+            self.solve(&damage, 0..geometry.shard_len(), None).map_err(failed)?
         } else {
             BTreeMap::new()
         };
-        Ok(Known { sums, damage, kept })
+        Ok(Known { look: Look(0), sums, damage, kept })
     }
 
     /// Whether one of these shards was lost since all of them were looked at.
@@ -223,21 +263,24 @@ impl Repairer {
         })
     }
 
-    /// Restores columns of a lost shard.
+    /// Restores columns of a lost shard; returns what is known then.
     fn restore(
         &self,
-        known: &Arc<Known>,
+        known: Arc<Known>,
         shard: u32,
         columns: Range<u64>,
         to: &mut [u8],
-    ) -> Result<()> {
-        let restored = self.restore_knowing(known, shard, columns.clone(), to)?;
+    ) -> Result<Arc<Known>> {
+        let restored = self.restore_knowing(&known, shard, columns.clone(), to)?;
         // One that was whole when all were looked at can be read no more: it is lost, too.
-        let Err(unread) = restored else { return Ok(()) };
+        let Err(unread) = restored else { return Ok(known) };
         tracing::debug!("all shards are looked at again: {unread}");
-        let known = self.look_again(known)?;
-        // When that is no help, nobody looks again for a while.
-        self.restore_knowing(&known, shard, columns, to)?.inspect_err(|_| self.forget())
+        let known = self.look_again(&known)?;
+        self.restore_knowing(&known, shard, columns, to)?.map_err(|unread| {
+            self.give_up();
+            not_now(unread)
+        })?;
+        Ok(known)
     }
 
     /// The same with what is known; the inner error is that of a shard that could not be read.
@@ -305,5 +348,10 @@ impl Repairer {
 }
 
 fn cannot(why: &'static str) -> Error {
-    Error::io("cannot restore what is damaged", std::io::Error::other(why))
+    Error::io("cannot restore what is damaged", io::Error::other(why))
+}
+
+/// The same, but later it may be possible.
+fn not_now(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::io("cannot restore what is damaged", io::Error::new(io::ErrorKind::TimedOut, why))
 }

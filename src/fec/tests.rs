@@ -10,7 +10,7 @@ use reed_solomon_simd::engine::{CANTOR_BASIS, GF_POLYNOMIAL};
 
 use super::code::{Code, strips};
 use super::scan::Damage;
-use super::{Geometry, Repairer, Share, encode, find, heads, restore, scan, search};
+use super::{Geometry, Look, Repairer, Share, encode, find, heads, restore, scan, search};
 use crate::image::Source;
 use crate::image::pread::Pread;
 
@@ -260,8 +260,9 @@ fn a_repairer_gives_the_bytes_that_were() {
     (repairer.limits.rest, repairer.limits.rest_factor) = (Duration::ZERO, 0);
     let check = |offset: usize, len: usize| {
         let mut buf = vec![0; len];
-        repairer.repair(offset as u64, &mut buf).unwrap();
+        let look = repairer.repair(offset as u64, &mut buf).unwrap();
         assert!(buf == covered[offset..offset + len], "{len} bytes at {offset}");
+        look
     };
     // From several threads at once, parts of shards and ranges of them.
     std::thread::scope(|scope| {
@@ -270,16 +271,16 @@ fn a_repairer_gives_the_bytes_that_were() {
                 for (offset, len) in
                     [(0, 1), (5, 1), (4000, 20_000), (4096 * 50, 123), (0, covered.len())]
                 {
-                    check(offset, len);
+                    let _: Look = check(offset, len);
                 }
             });
         }
     });
     // A shard that is lost later is noticed where it is asked for; elsewhere it is the caller who notices.
     source.0.write().unwrap()[4096 * 20] ^= 1;
-    check(4096 * 20, 10);
+    let look = check(4096 * 20, 10);
     source.0.write().unwrap()[4096 * 30] ^= 1;
-    repairer.forget();
+    repairer.forget(look);
     let failed = repairer.repair(0, &mut [0; 10]).unwrap_err().to_string();
     assert!(failed.contains("4 of 51 shards") || failed.contains("5 of 51 shards"), "{failed}");
     for (offset, len) in [(covered.len() as u64, 1), (u64::MAX, 1), (0, covered.len() + 1), (0, 0)]
@@ -411,20 +412,44 @@ fn nobody_looks_again_soon_when_nothing_came_of_it() {
     let read = source.read.load(Ordering::Relaxed);
     assert!(read >= 4096 * 43);
     for _ in 0..5 {
-        let why = ask(&repairer).unwrap_err();
-        repairer.forget();
-        assert!(why.contains("a moment ago"), "{why}");
+        let err = repairer.repair(0, &mut [0; 100]).unwrap_err();
+        assert!(err.to_string().contains("a moment ago"), "{err}");
+        assert!(!err.is_timeout(), "it is known that parity cannot help: {err}");
     }
     assert_eq!(source.read.load(Ordering::Relaxed), read, "it was looked at again");
     // What is mended meanwhile is found after the rest.
     source.bytes.write().unwrap()[0] ^= 1;
     std::thread::sleep(repairer.limits.rest);
     ask(&repairer).unwrap();
-    // Bytes that were wrong are no reason to look again at once, either.
-    let read = source.read.load(Ordering::Relaxed);
-    repairer.forget();
-    assert!(ask(&repairer).unwrap_err().contains("a moment ago"));
-    assert_eq!(source.read.load(Ordering::Relaxed), read);
+}
+
+/// More may have been lost since all shards were looked at: that is found out when bytes are wrong, and for nothing only once.
+#[test]
+fn bytes_that_are_wrong_are_a_reason_to_look_again_once() {
+    let covered = noise(10, 4096 * 40);
+    let mut bytes = with_parity(&covered, 3);
+    bytes[5] ^= 1;
+    let source = Arc::new(Worn::new(bytes, &[]));
+    let shared: Arc<dyn Source> = source.clone();
+    let mut repairer = Repairer::open(shared).unwrap().unwrap();
+    // All that is whole is needed for each question.
+    repairer.limits.kept_len = 0;
+    let ask = || {
+        let mut buf = [0; 100];
+        repairer.repair(0, &mut buf).map(|look| (look, buf == covered[..100]))
+    };
+    let (first, is_true) = ask().unwrap();
+    assert!(is_true);
+    source.bytes.write().unwrap()[4096 * 20 + 5] ^= 1;
+    let (same, is_true) = ask().unwrap();
+    assert!(same == first && !is_true);
+    repairer.forget(first);
+    let (second, is_true) = ask().unwrap();
+    assert!(second != first && is_true);
+    // One who was told before that is too late, and one for whom it is wrong all the same is not worth another look.
+    repairer.forget(first);
+    repairer.forget(second);
+    assert_eq!(ask().unwrap(), (second, true));
 }
 
 /// Where only what is asked for is restored, each time from all that is whole: a part of that may become unreadable, too.
@@ -480,8 +505,9 @@ fn who_comes_meanwhile_does_not_wait_for_ever() {
         });
         std::thread::sleep(Duration::from_millis(50));
         let begun = Instant::now();
-        let why = repairer.repair(0, &mut [0; 100]).unwrap_err().to_string();
-        assert!(why.contains("somebody else") && !first.is_finished(), "{why}");
+        let err = repairer.repair(0, &mut [0; 100]).unwrap_err();
+        assert!(err.to_string().contains("somebody else") && !first.is_finished(), "{err}");
+        assert!(err.is_timeout(), "it says nothing of what can be restored: {err}");
         assert!(begun.elapsed() < Duration::from_millis(400));
     });
     let mut buf = [0; 100];

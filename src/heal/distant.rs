@@ -6,14 +6,27 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::index::{Index, copy_of_table, open_unknown};
+use super::index::{BLOCKS_MAX, Index, copy_at_place, copy_of_table, open_unknown};
 use crate::error::{Error, Result};
 use crate::image::Source;
-use crate::store::heal::{Cure, Healer, Part, Wanted};
+use crate::store::heal::{Cure, Healer, Offer, Part, Unknown, Wanted};
 use crate::store::{Store, lock};
 
 /// How long nobody asks again after there was no answer.
 const REST: Duration = Duration::from_secs(30);
+
+/// Variables of the environment that may say how a server is reached, as [`Opener`]s understand them: who heals in our place needs
+/// them, too.
+pub const ENVIRONMENT: [&str; 8] = [
+    "http_proxy",
+    "HTTP_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+];
 
 /// Opens the image. It must give up in time: somebody waits.
 pub type Opener = Box<dyn Fn() -> io::Result<Arc<dyn Source>> + Send + Sync>;
@@ -50,14 +63,14 @@ impl Distant {
         Distant { shown, open, state: Mutex::default() }
     }
 
-    fn opened(&self) -> Option<Arc<Opened>> {
+    fn opened(&self) -> Result<Arc<Opened>, Unknown> {
         // Who comes meanwhile waits: it would have to ask the same.
         let mut state = lock(&self.state);
         if let Some(opened) = &state.opened {
-            return Some(Arc::clone(opened));
+            return Ok(Arc::clone(opened));
         }
         if state.failed.is_some_and(|failed| failed.elapsed() < REST) {
-            return None;
+            return Err(Unknown);
         }
         let opened = (self.open)()
             .map_err(|err| Error::io("cannot open it", err))
@@ -66,29 +79,26 @@ impl Distant {
         match opened {
             Ok(opened) => {
                 *state = State { opened: Some(Arc::clone(&opened)), failed: None };
-                Some(opened)
+                Ok(opened)
             }
             Err(err) => {
                 tracing::warn!("nothing is healed from {}: {err}", self.shown);
                 state.failed = Some(Instant::now());
-                None
+                Err(Unknown)
             }
         }
     }
 
-    fn copy(&self, wanted: &Wanted) -> Option<Vec<u8>> {
-        match self.opened()?.copy(wanted) {
-            Ok(copy) => copy,
-            Err(err) => {
-                tracing::warn!("{} is not healed from {}: {err}", wanted.part, self.shown);
-                // What is damaged is damaged; what did not come, or is another file now, is opened anew later.
-                if !err.is_damage() {
-                    let state = State { opened: None, failed: Some(Instant::now()) };
-                    *lock(&self.state) = state;
-                }
-                None
+    fn copy(&self, wanted: &Wanted) -> Result<Option<Vec<u8>>, Unknown> {
+        self.opened()?.copy(wanted).or_else(|err| {
+            tracing::warn!("{} is not healed from {}: {err}", wanted.part, self.shown);
+            // What is damaged is damaged; what did not come, or is another file now, is opened anew later.
+            if err.is_damage() {
+                return Ok(None);
             }
-        }
+            *lock(&self.state) = State { opened: None, failed: Some(Instant::now()) };
+            Err(Unknown)
+        })
     }
 }
 
@@ -98,9 +108,11 @@ impl Opened {
         let Part::Block(block, _) = wanted.part else {
             return copy_of_table(image, wanted).transpose();
         };
-        // The same image has it at the same place.
-        if block.0 < image.superblock().block_count && image.entry(block)?.digest == wanted.digest {
-            return image.stored(block).map(Some);
+        if let Some(copy) = copy_at_place(image, block, wanted.digest) {
+            return copy.map(Some);
+        }
+        if image.superblock().block_count > BLOCKS_MAX {
+            return Ok(None);
         }
         // Who comes meanwhile waits: it would have to fetch the same.
         let mut index = lock(&self.index);
@@ -117,7 +129,7 @@ impl Healer for Distant {
         Cure::Server
     }
 
-    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
-        Box::new(std::iter::once_with(|| self.copy(wanted)).flatten())
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
+        Box::new(std::iter::once_with(|| self.copy(wanted).transpose()).flatten())
     }
 }

@@ -16,6 +16,8 @@ use crate::trust::{self, Anchor};
 
 /// Most blocks of images that nobody vouches for, all together: 8 MiB of index, 64 GiB of usual blocks.
 pub const BLOCKS_MAX: u32 = 1 << 20;
+/// Most blocks of one that is opened at all: 512 KiB of digests of pages. Of more than have an index, it is known what is at a place.
+const OPENED_BLOCKS_MAX: u32 = 1 << 24;
 /// Most blocks that are looked at for one digest. An honest image has one; more than one that begins alike is rare.
 const CANDIDATES_MAX: usize = 8;
 
@@ -35,6 +37,7 @@ impl Index {
     /// need not be tried either.
     pub fn of(image: &Store, give_up: impl Fn(&Error) -> bool) -> Result<Self> {
         let superblock = image.superblock();
+        check(superblock.block_count, BLOCKS_MAX)?;
         let mut blocks = Vec::with_capacity(usize_from_u32(superblock.block_count));
         for page in 0..superblock.page_count() {
             let first = page.saturating_mul(crate::format::entry::ENTRIES_PER_PAGE);
@@ -94,11 +97,27 @@ impl Index {
 pub fn open_unknown(source: Arc<dyn Source>) -> Result<Store> {
     let digest = trust::root_digest(&*source, &Anchor::Unauthenticated, &[])?;
     let (superblock, _) = open_superblock(&*source, digest)?;
-    if superblock.block_count > BLOCKS_MAX {
-        let what = format!("{} blocks are more than are looked at", superblock.block_count);
-        return Err(Error::io("nothing is taken from it", io::Error::other(what)));
-    }
+    check(superblock.block_count, OPENED_BLOCKS_MAX)?;
     Store::open(source, digest, CacheLimits::NONE)
+}
+
+fn check(blocks: u32, most: u32) -> Result<()> {
+    if blocks <= most {
+        return Ok(());
+    }
+    let what = format!("{blocks} blocks are more than are looked at");
+    Err(Error::io("nothing is taken from it", io::Error::other(what)))
+}
+
+/// A copy of a block from where the same image has it, which takes no index.
+pub fn copy_at_place(image: &Store, block: BlockIndex, digest: Digest) -> Option<Result<Vec<u8>>> {
+    if block.0 >= image.superblock().block_count {
+        return None;
+    }
+    match image.entry(block) {
+        Ok(entry) => (entry.digest == digest).then(|| image.stored(block)),
+        Err(err) => Some(Err(err)),
+    }
 }
 
 /// Copies of what is no block. Only an image with the same table can have them.

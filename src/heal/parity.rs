@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::fec::Repairer;
+use crate::fec::{Look, Repairer};
 use crate::image::Source;
-use crate::store::heal::{Cure, Healer, Wanted};
+use crate::store::heal::{Cure, Healer, Offer, Unknown, Wanted};
 
 /// An image's parity. Whether there is any is looked at when it is needed.
 #[derive(Debug)]
@@ -30,11 +30,13 @@ impl Parity {
         Some(self.repairer.get_or_init(|| opened))
     }
 
-    fn copy(&self, wanted: &Wanted) -> Option<Vec<u8>> {
+    fn copy(&self, wanted: &Wanted) -> Option<Result<(Look, Vec<u8>), Unknown>> {
         let mut bytes = vec![0; wanted.len];
         let repaired = self.repairer()?.repair(wanted.offset, &mut bytes);
-        repaired.inspect_err(|err| tracing::debug!("{} from parity: {err}", wanted.part)).ok()?;
-        Some(bytes)
+        match repaired.inspect_err(|err| tracing::debug!("{} from parity: {err}", wanted.part)) {
+            Ok(look) => Some(Ok((look, bytes))),
+            Err(err) => err.is_timeout().then_some(Err(Unknown)),
+        }
     }
 }
 
@@ -43,13 +45,16 @@ impl Healer for Parity {
         Cure::Fec
     }
 
-    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
-        // When the first one is wrong, more was lost since all was looked at.
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
+        let mut first = None;
         Box::new((0..2).map_while(move |nth| {
             if nth > 0 {
-                self.repairer()?.forget();
+                // The first one was wrong, so more may have been lost since all was looked at.
+                self.repairer()?.forget(first?);
             }
-            self.copy(wanted)
+            let copy = self.copy(wanted)?;
+            first = copy.as_ref().ok().map(|(look, _)| *look);
+            Some(copy.map(|(_, bytes)| bytes))
         }))
     }
 }

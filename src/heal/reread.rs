@@ -4,8 +4,9 @@ use std::io;
 use std::iter;
 use std::path::Path;
 
+use super::is_passing;
 use crate::image::uncached::Uncached;
-use crate::store::heal::{Cure, Healer, Wanted};
+use crate::store::heal::{Cure, Healer, Offer, Unknown, Wanted};
 
 /// Reads the image's own bytes once more, from the disk.
 #[derive(Debug)]
@@ -23,10 +24,16 @@ impl Healer for Reread {
         Cure::Reread
     }
 
-    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
         let read = || {
             let read = self.0.read(wanted.offset, wanted.len);
-            read.inspect_err(|err| tracing::debug!("{} read once more: {err}", wanted.part)).ok()
+            read.map_or_else(
+                |err| {
+                    tracing::debug!("{} read once more: {err}", wanted.part);
+                    is_passing(&err).then_some(Err(Unknown))
+                },
+                |bytes| Some(Ok(bytes)),
+            )
         };
         Box::new(iter::once_with(read).flatten())
     }

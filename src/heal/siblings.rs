@@ -19,10 +19,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
-use super::index::{BLOCKS_MAX, Index, copy_of_table, open_unknown};
+use super::index::{BLOCKS_MAX, Index, copy_at_place, copy_of_table, open_unknown};
+use super::is_passing;
 use crate::format::superblock;
 use crate::image::{self, Method, is_image_name};
-use crate::store::heal::{Cure, Healer, Part, Wanted};
+use crate::store::heal::{Cure, Healer, Offer, Unknown, Wanted};
 use crate::store::{Store, lock};
 
 /// Most images that are looked into; of more, the newest.
@@ -45,6 +46,8 @@ const SETTLED: i64 = 2;
 pub struct Siblings {
     pub(super) places: Vec<Place>,
     pub(super) rules: Rules,
+    /// Most blocks that have an index, in all images together.
+    indexed_max: u32,
     known: Mutex<Known>,
 }
 
@@ -76,7 +79,7 @@ pub(super) struct Rules {
 #[derive(Debug, Default)]
 struct Known {
     siblings: Arc<Vec<Arc<Sibling>>>,
-    /// When the directories were changed, before they were looked at.
+    /// When the directories were changed, before they were looked at; nothing where not all could be looked into.
     changes: Option<Vec<Change>>,
 }
 
@@ -91,7 +94,8 @@ struct Change {
 #[derive(Debug)]
 struct Sibling {
     file: Named,
-    index: Index,
+    /// Nothing of one with too many blocks, which may be of use all the same: a copy of the image has each block at its place.
+    index: Option<Index>,
 }
 
 /// A file in one of the directories.
@@ -124,7 +128,7 @@ impl Siblings {
 
     /// Those in some places.
     pub(super) fn in_places(places: Vec<Place>, rules: Rules) -> Self {
-        Siblings { places, rules, known: Mutex::default() }
+        Siblings { places, rules, indexed_max: BLOCKS_MAX, known: Mutex::default() }
     }
 
     /// Those in the image's directory, and on a data partition in both that have images.
@@ -181,18 +185,17 @@ impl Siblings {
             let Some(siblings) = siblings.upgrade() else { return };
             // Not as one that runs in idle time only: it could be stopped for long with a lock of the kernel in its hand.
             rustix::process::setpriority_process(None, NICE).unwrap_or_default();
-            let changes = siblings.changes();
             let found = siblings.scan(&[]);
             let mut known = lock(&siblings.known);
             if known.changes.is_none() {
-                *known = Known { siblings: Arc::new(found), changes: Some(changes) };
+                *known = found;
             }
         };
         thread::Builder::new().name("heal-idle".to_owned()).spawn(run).map(drop)
     }
 
-    /// Those that are there now.
-    fn look(&self) -> Arc<Vec<Arc<Sibling>>> {
+    /// Those that are there now, and whether these are all.
+    fn look(&self) -> (Arc<Vec<Arc<Sibling>>>, bool) {
         let mut known = lock(&self.known);
         let changes = self.changes();
         let is_there = |sibling: &Arc<Sibling>| self.is_there(&sibling.file);
@@ -200,10 +203,9 @@ impl Siblings {
             && changes.iter().all(|change| change.is_settled)
             && known.siblings.iter().all(is_there);
         if !is_fresh {
-            let siblings = Arc::new(self.scan(&known.siblings));
-            *known = Known { siblings, changes: Some(changes) };
+            *known = self.scan(&known.siblings);
         }
-        Arc::clone(&known.siblings)
+        (Arc::clone(&known.siblings), known.changes.is_some())
     }
 
     fn changes(&self) -> Vec<Change> {
@@ -222,14 +224,19 @@ impl Siblings {
     }
 
     /// Looks into the directories. What is known of a file that is still the same is kept.
-    fn scan(&self, before: &[Arc<Sibling>]) -> Vec<Arc<Sibling>> {
-        let mut files: Vec<Named> =
-            (0..self.places.len()).flat_map(|place| self.files_at(place)).collect();
+    fn scan(&self, before: &[Arc<Sibling>]) -> Known {
+        let changes = self.changes();
+        let mut files = Vec::new();
+        let mut is_all = true;
+        for found in (0..self.places.len()).map(|place| self.files_at(place)) {
+            is_all &= found.is_ok();
+            files.extend(found.unwrap_or_default());
+        }
         files.sort_by_key(|file| Reverse(file.id.changed));
         let mut inodes = HashSet::new();
         files.retain(|file| inodes.insert((file.id.device, file.id.inode)));
         files.truncate(IMAGES_MAX);
-        let mut blocks_left = BLOCKS_MAX;
+        let mut blocks_left = self.indexed_max;
         let mut siblings = Vec::new();
         for file in files {
             let known = before.iter().find(|sibling| sibling.file == file).cloned();
@@ -239,11 +246,13 @@ impl Siblings {
                     Ok(index) => Arc::new(Sibling { file, index }),
                     Err(err) => {
                         tracing::debug!("nothing is healed from {}: {err}", file.name.display());
+                        is_all &= !is_passing_here(&err);
                         continue;
                     }
                 },
             };
-            let Some(left) = blocks_left.checked_sub(sibling.index.len()) else {
+            let count = sibling.index.as_ref().map_or(0, Index::len);
+            let Some(left) = blocks_left.checked_sub(count) else {
                 let name = sibling.file.name.display();
                 tracing::info!("nothing is healed from {name}: all have too many blocks together");
                 continue;
@@ -251,11 +260,13 @@ impl Siblings {
             blocks_left = left;
             siblings.push(sibling);
         }
-        siblings
+        Known { siblings: Arc::new(siblings), changes: Some(changes).filter(|_| is_all) }
     }
 
-    fn read_table(&self, file: &Named) -> crate::Result<Index> {
-        Index::of(&self.open_image(file)?, |_| false)
+    fn read_table(&self, file: &Named) -> crate::Result<Option<Index>> {
+        let image = self.open_image(file)?;
+        let is_short = image.superblock().block_count <= self.indexed_max;
+        is_short.then(|| Index::of(&image, |_| false)).transpose()
     }
 
     /// Opens an image, if it is still the same file.
@@ -272,19 +283,20 @@ impl Siblings {
         self.open(named.place, &named.name).is_ok_and(|(_, id)| id == named.id)
     }
 
-    /// The images in a directory.
-    fn files_at(&self, nth: usize) -> Vec<Named> {
-        let Some(place) = self.places.get(nth) else { return Vec::new() };
+    /// The images in a directory. What cannot be opened is none, but an error where it may be one the next time.
+    fn files_at(&self, nth: usize) -> io::Result<Vec<Named>> {
+        let Some(place) = self.places.get(nth) else { return Ok(Vec::new()) };
         let names = match &place.what.only {
-            Some(name) => vec![OsString::from_vec(name.clone())],
-            None => names(&place.directory).unwrap_or_default(),
+            Some(name) => Ok(vec![OsString::from_vec(name.clone())]),
+            None => names(&place.directory),
         };
-        let look = |name: OsString| {
-            let (file, id) = self.open(nth, &name).ok()?;
+        let mut files = Vec::new();
+        for name in unless_passing(names)?.unwrap_or_default() {
             // What is none must not take the place of one that is.
-            is_image(&file).then_some(Named { place: nth, name, id })
-        };
-        names.into_iter().filter_map(look).collect()
+            let file = unless_passing(self.open(nth, &name))?.filter(|(file, _)| is_image(file));
+            files.extend(file.map(|(_, id)| Named { place: nth, name, id }));
+        }
+        Ok(files)
     }
 
     fn open(&self, place: usize, name: &OsString) -> io::Result<(File, Id)> {
@@ -312,22 +324,28 @@ impl Siblings {
     }
 
     /// What one of them has.
-    fn copies_of(&self, sibling: &Sibling, wanted: &Wanted) -> Vec<Vec<u8>> {
-        let is_block = matches!(wanted.part, Part::Block(..));
-        if is_block && !sibling.index.may_have(wanted.digest) {
+    fn copies_of(&self, sibling: &Sibling, wanted: &Wanted) -> Vec<Offer> {
+        let (block, index) = (wanted.part.block(), sibling.index.as_ref());
+        if block.is_some() && index.is_some_and(|index| !index.may_have(wanted.digest)) {
             return Vec::new();
         }
-        let tell = |err: &crate::Error| {
-            tracing::debug!(
-                "{} is not healed from {}: {err}",
-                wanted.part,
-                sibling.file.name.display()
-            );
+        let offer = |copy: crate::Result<Vec<u8>>| match copy {
+            Ok(copy) => Some(Ok(copy)),
+            Err(err) => {
+                let name = sibling.file.name.display();
+                tracing::debug!("{} is not healed from {name}: {err}", wanted.part);
+                is_passing_here(&err).then_some(Err(Unknown))
+            }
         };
-        let Ok(image) = self.open_image(&sibling.file).inspect_err(tell) else { return Vec::new() };
-        let blocks = sibling.index.copies(&image, wanted.digest).filter(|_| is_block);
-        let copies = blocks.chain(copy_of_table(&image, wanted));
-        copies.filter_map(|copy| copy.inspect_err(tell).ok()).collect()
+        let image = match self.open_image(&sibling.file) {
+            Ok(image) => image,
+            Err(err) => return offer(Err(err)).into_iter().collect(),
+        };
+        let index = index.filter(|_| block.is_some());
+        let found = index.into_iter().flat_map(|index| index.copies(&image, wanted.digest));
+        let block = block.filter(|_| index.is_none());
+        let at_place = block.and_then(|block| copy_at_place(&image, block, wanted.digest));
+        found.chain(at_place).chain(copy_of_table(&image, wanted)).filter_map(offer).collect()
     }
 }
 
@@ -336,11 +354,24 @@ impl Healer for Siblings {
         Cure::Image
     }
 
-    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
-        let siblings = self.look();
-        Box::new((0..siblings.len()).flat_map(move |nth| {
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
+        let (siblings, are_all) = self.look();
+        let copies = (0..siblings.len()).flat_map(move |nth| {
             siblings.get(nth).map(|sibling| self.copies_of(sibling, wanted)).unwrap_or_default()
-        }))
+        });
+        Box::new(copies.chain((!are_all).then_some(Err(Unknown))))
+    }
+}
+
+fn is_passing_here(err: &crate::Error) -> bool {
+    matches!(err, crate::Error::Io { source, .. } if is_passing(source))
+}
+
+/// What there is, if it can be had; an error where that says nothing of what there is.
+fn unless_passing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(err) if is_passing(&err) => Err(err),
+        found => Ok(found.ok()),
     }
 }
 
@@ -373,4 +404,41 @@ fn names(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::CacheLimits;
+    use crate::format::index::BlockIndex;
+
+    /// Where nobody can be asked which block has a digest, it is the one at the same place of the same image.
+    #[test]
+    fn a_copy_that_is_too_large_for_an_index_heals_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let [tree, image, copy] =
+            ["tree", "a.img", "b.img"].map(|name| directory.path().join(name));
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("file"), vec![7; 10_000]).unwrap();
+        let args = ["mkimage", "-q", "-b", "4K", "-z", "none", tree.to_str().unwrap()];
+        let args = args.into_iter().chain([image.to_str().unwrap()]);
+        let digest = ashlarfs_mkimage::run(args).unwrap().root_digest.parse().unwrap();
+        fs::copy(&image, &copy).unwrap();
+        let file = File::options().write(true).open(&image).unwrap();
+        let store = |siblings| {
+            let source = image::open(&image, Method::Pread).unwrap();
+            let healers: Vec<Arc<dyn Healer>> = vec![Arc::new(siblings)];
+            Store::open_healing(source, digest, CacheLimits::NONE, healers).unwrap()
+        };
+        let siblings = || Siblings { indexed_max: 0, ..Siblings::beside(&image).unwrap() };
+        let block = BlockIndex(0);
+        let (whole, entry) =
+            (store(siblings()).stored(block).unwrap(), store(siblings()).entry(block));
+        file.write_all_at(&[1; 100], entry.unwrap().offset).unwrap();
+        assert_eq!(store(siblings()).stored(block).unwrap(), whole);
+        fs::remove_file(&copy).unwrap();
+        assert!(store(siblings()).stored(block).is_err());
+    }
 }

@@ -4,12 +4,13 @@
 //! and only one that has the digest is used. Nothing of this happens, and nothing is locked, as long as the image is whole.
 
 mod calls;
+mod late;
 mod search;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::proof::{self, BlockKind};
 use super::{copy, read_into};
@@ -122,15 +123,40 @@ impl Cure {
     }
 }
 
+/// There is no answer now, which says nothing of what there is: whoever would know is busy, or does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unknown;
+
+/// Bytes that somebody offers.
+pub type Offer = Result<Vec<u8>, Unknown>;
+
 /// Somebody who may have other copies of an image's bytes.
 pub trait Healer: fmt::Debug + Send + Sync {
     /// How it heals, for the reports.
     fn cure(&self) -> Cure;
 
-    /// Copies of the bytes, each looked for when it is asked for. They may be anything: the first one that is true is used.
+    /// Copies of the bytes, each looked for when it is asked for. They may be anything: the first one that is true is used. Who
+    /// cannot tell now whether it has one says so: then the bytes are not lost.
     ///
     /// It must not read through the store that asks, which would ask again.
-    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a>;
+    fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a>;
+}
+
+/// All who may have other copies, and how they are asked.
+#[derive(Debug, Clone)]
+pub struct Healers {
+    /// One after the other.
+    pub all: Vec<Arc<dyn Healer>>,
+    /// What each thread does first that is started to ask them: it gives up its privileges, say.
+    pub first: fn(),
+    /// Until when one who wants bytes waits for them, if that is longer than usual.
+    pub patient_until: Option<Instant>,
+}
+
+impl From<Vec<Arc<dyn Healer>>> for Healers {
+    fn from(all: Vec<Arc<dyn Healer>>) -> Self {
+        Healers { all, first: || {}, patient_until: None }
+    }
 }
 
 /// How the search for other copies ended.
@@ -157,7 +183,7 @@ pub(super) struct Sealed {
 
 impl fmt::Debug for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (source, healers) = (&self.source, &self.healing.healers);
+        let (source, healers) = (&self.source, &self.healing.healers.all);
         f.debug_struct("Sealed")
             .field("source", source)
             .field("healers", healers)
@@ -166,17 +192,13 @@ impl fmt::Debug for Sealed {
 }
 
 impl Sealed {
-    pub(super) fn new(
-        source: Arc<dyn Source>,
-        healers: Vec<Arc<dyn Healer>>,
-        is_restored: bool,
-    ) -> Self {
+    pub(super) fn new(source: Arc<dyn Source>, healers: Healers, is_restored: bool) -> Self {
         Sealed { source, healing: Arc::new(Healing::new(healers, is_restored)) }
     }
 
     /// Whether there is anybody to ask.
     pub(super) fn can_heal(&self) -> bool {
-        !self.healing.healers.is_empty()
+        !self.healing.healers.all.is_empty()
     }
 
     pub(super) fn source(&self) -> &dyn Source {
@@ -194,8 +216,8 @@ impl Sealed {
         read.and_then(|()| wanted.judge(into)).inspect_err(|_| into.fill(0))
     }
 
-    /// Looks elsewhere for what the image does not have. Several who want the same bytes cause one search. When none is found,
-    /// what was wrong with the image's own is the error; when it takes too long, that it does.
+    /// Looks elsewhere for what the image does not have. Several who want the same bytes cause one search. When nobody has any,
+    /// what was wrong with the image's own is the error; when it takes too long, or somebody cannot tell, that it is not known.
     #[cold]
     pub(super) fn heal(&self, wanted: &Wanted, into: &mut [u8], err: Error) -> Result<()> {
         let healing = &self.healing;
@@ -211,7 +233,7 @@ impl Sealed {
             Found::Bytes(bytes) => copy(&bytes, into),
             Found::Nowhere => Err(err),
             Found::NotYet => Err(Error::io(
-                format!("{} is still looked for elsewhere", wanted.part),
+                format!("it is not known yet whether somebody else has {}", wanted.part),
                 io::Error::new(io::ErrorKind::TimedOut, err.to_string()),
             )),
         }
@@ -277,10 +299,10 @@ mod tests {
             self.cure
         }
 
-        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
             self.asked.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(self.takes);
-            Box::new(self.copies.iter().cloned())
+            Box::new(self.copies.iter().cloned().map(Ok))
         }
     }
 
@@ -297,7 +319,8 @@ mod tests {
         let cure = Cure::Image;
         let doctor = Arc::new(Doctor { copies, asked: AtomicUsize::new(0), takes, cure });
         let healers: Vec<Arc<dyn Healer>> = vec![doctor.clone()];
-        (Arc::new(Sealed::new(Arc::new(Rotten(own.map(<[u8]>::to_vec))), healers, false)), doctor)
+        let source = Arc::new(Rotten(own.map(<[u8]>::to_vec)));
+        (Arc::new(Sealed::new(source, healers.into(), false)), doctor)
     }
 
     #[test]
@@ -351,18 +374,25 @@ mod tests {
     }
 
     /// Comes back when it is let go, with nothing.
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     struct Hung {
         held: RwLock<()>,
         asked: AtomicUsize,
+        cure: Cure,
+    }
+
+    impl Hung {
+        fn new(cure: Cure) -> Arc<Self> {
+            Arc::new(Hung { held: RwLock::default(), asked: AtomicUsize::new(0), cure })
+        }
     }
 
     impl Healer for Hung {
         fn cure(&self) -> Cure {
-            Cure::Image
+            self.cure
         }
 
-        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Vec<u8>> + 'a> {
+        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
             self.asked.fetch_add(1, Ordering::SeqCst);
             drop(self.held.read());
             Box::new(std::iter::empty())
@@ -371,7 +401,7 @@ mod tests {
 
     #[test]
     fn who_hangs_keeps_nobody_from_healing() {
-        let hung = Arc::<Hung>::default();
+        let hung = Hung::new(Cure::Image);
         let parity = Arc::new(Doctor {
             copies: vec![GOOD.to_vec()],
             asked: AtomicUsize::new(0),
@@ -379,7 +409,7 @@ mod tests {
             cure: Cure::Fec,
         });
         let healers: Vec<Arc<dyn Healer>> = vec![hung.clone(), parity];
-        let mut healing = Healing::new(healers, false);
+        let mut healing = Healing::new(healers.into(), false);
         healing.limits.hang = Duration::from_millis(500);
         let sealed = Sealed { source: Arc::new(Rotten(None)), healing: Arc::new(healing) };
         let read = |nth: u32| {
@@ -413,10 +443,52 @@ mod tests {
         panic!("it is passed over for good");
     }
 
+    /// Has one of many blocks.
+    #[derive(Debug)]
+    struct Sibling(BlockIndex);
+
+    impl Healer for Sibling {
+        fn cure(&self) -> Cure {
+            Cure::Image
+        }
+
+        fn copies<'a>(&'a self, wanted: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
+            let has = wanted.part.block() == Some(self.0);
+            Box::new(has.then(|| Ok(GOOD.to_vec())).into_iter())
+        }
+    }
+
+    #[test]
+    fn many_who_wait_for_parity_keep_nobody_from_healing() {
+        const MANY: u32 = 20;
+        let parity = Hung::new(Cure::Fec);
+        let healers: Vec<Arc<dyn Healer>> =
+            vec![Arc::new(Sibling(BlockIndex(MANY))), parity.clone()];
+        let sealed = Sealed::new(Arc::new(Rotten(None)), healers.into(), false);
+        let read = |nth: u32| {
+            let part = Part::Block(BlockIndex(nth), BlockKind::Data);
+            sealed.read(&Wanted { part, ..wanted() }, &mut vec![0; GOOD.len()])
+        };
+        let held = parity.held.write().unwrap();
+        std::thread::scope(|scope| {
+            for nth in 0..MANY {
+                scope.spawn(move || read(nth).unwrap_err());
+                let is_asked = || parity.asked.load(Ordering::SeqCst) > nth as usize;
+                let begun = Instant::now();
+                while !is_asked() && begun.elapsed() < Duration::from_secs(5) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            read(MANY).unwrap();
+            drop(held);
+        });
+    }
+
     #[test]
     fn what_only_one_has_that_hangs_is_not_lost() {
-        let hung = Arc::<Hung>::default();
-        let mut healing = Healing::new(vec![hung.clone()], false);
+        let hung = Hung::new(Cure::Image);
+        let healers: Vec<Arc<dyn Healer>> = vec![hung.clone()];
+        let mut healing = Healing::new(healers.into(), false);
         healing.limits =
             Limits { patience: Duration::from_secs(2), hang: Duration::from_millis(200) };
         let sealed = Sealed { source: Arc::new(Rotten(None)), healing: Arc::new(healing) };
@@ -433,6 +505,98 @@ mod tests {
         let err = sealed.read(&Wanted { part, ..wanted() }, &mut into).unwrap_err();
         assert!(!err.is_timeout(), "{err}");
         assert!(sealed.lost() > 0);
+    }
+
+    /// Cannot tell.
+    #[derive(Debug)]
+    struct Busy;
+
+    impl Healer for Busy {
+        fn cure(&self) -> Cure {
+            Cure::Fec
+        }
+
+        fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
+            Box::new([Ok(Vec::new()), Err(Unknown), Ok(Vec::new())].into_iter())
+        }
+    }
+
+    #[test]
+    fn what_somebody_cannot_tell_is_not_lost() {
+        let doctor = |copies| {
+            let asked = AtomicUsize::new(0);
+            Arc::new(Doctor { copies, asked, takes: Duration::ZERO, cure: Cure::Server })
+        };
+        let read = |doctor: &Arc<Doctor>| {
+            let healers: Vec<Arc<dyn Healer>> = vec![Arc::new(Busy), doctor.clone()];
+            let sealed = Sealed::new(Arc::new(Rotten(None)), healers.into(), false);
+            let mut into = vec![0; GOOD.len()];
+            let read = sealed.read(&wanted(), &mut into);
+            assert_eq!((sealed.lost(), read.is_ok()), (0, into == GOOD));
+            read
+        };
+        // Who comes after is asked.
+        let nobody = doctor(Vec::new());
+        let begun = Instant::now();
+        let err = read(&nobody).unwrap_err();
+        assert!(err.is_timeout() && begun.elapsed() < Duration::from_secs(5), "{err}");
+        assert_eq!(nobody.asked.load(Ordering::SeqCst), 1);
+        read(&doctor(vec![GOOD.to_vec()])).unwrap();
+    }
+
+    #[test]
+    fn who_is_asked_is_asked_by_threads_that_did_something_first() {
+        thread_local! {
+            static HAS_BEGUN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+        }
+        #[derive(Debug)]
+        struct Witness;
+        impl Healer for Witness {
+            fn cure(&self) -> Cure {
+                Cure::Image
+            }
+            fn copies<'a>(&'a self, _: &'a Wanted) -> Box<dyn Iterator<Item = Offer> + 'a> {
+                Box::new(HAS_BEGUN.get().then(|| Ok(GOOD.to_vec())).into_iter())
+            }
+        }
+        let first = || HAS_BEGUN.set(true);
+        let healers =
+            Healers { first, ..Healers::from(vec![Arc::new(Witness) as Arc<dyn Healer>]) };
+        let sealed = Sealed::new(Arc::new(Rotten(None)), healers, false);
+        sealed.read(&wanted(), &mut vec![0; GOOD.len()]).unwrap();
+        assert!(!HAS_BEGUN.get(), "whoever reads has nothing to do with it");
+    }
+
+    /// An image that is opened with patience, such that its searches take longer than anybody waits.
+    fn slow(patient_until: Option<Instant>) -> Arc<Sealed> {
+        let (asked, takes) = (AtomicUsize::new(0), Duration::from_millis(600));
+        let doctor = Doctor { copies: vec![GOOD.to_vec()], asked, takes, cure: Cure::Fec };
+        let healers: Vec<Arc<dyn Healer>> = vec![Arc::new(doctor)];
+        let mut healing = Healing::new(Healers { patient_until, ..healers.into() }, false);
+        healing.limits.patience = Duration::from_millis(300);
+        Arc::new(Sealed { source: Arc::new(Rotten(None)), healing: Arc::new(healing) })
+    }
+
+    #[test]
+    fn who_opens_an_image_may_have_more_patience() {
+        let read = |until| slow(until).read(&wanted(), &mut vec![0; GOOD.len()]);
+        assert!(read(None).unwrap_err().is_timeout());
+        let now = Instant::now();
+        assert!(read(Some(now)).unwrap_err().is_timeout(), "it ends");
+        read(Some(now + Duration::from_mins(1))).unwrap();
+    }
+
+    #[test]
+    fn what_is_found_too_late_is_there_for_who_asks_again() {
+        let sealed = slow(None);
+        let mut into = vec![0; GOOD.len()];
+        assert!(sealed.read(&wanted(), &mut into).unwrap_err().is_timeout());
+        while !sealed.healing.is_idle() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        sealed.read(&wanted(), &mut into).unwrap();
+        assert_eq!((&into[..], sealed.healed()[2]), (GOOD, (Cure::Fec, 1)));
+        assert!(sealed.read(&wanted(), &mut into).is_err(), "it is given away once");
     }
 
     #[test]

@@ -98,9 +98,11 @@ impl RepairArgs {
                 ));
         }
         damage.refuse_another()?;
-        let old = File::open(&real).map_err(wrap)?;
-        let like = Some(old).filter(|_| real.is_file());
-        let goal = Goal { target: self.output()?.unwrap_or_else(|| real.clone()), like };
+        // What was verified, whatever has its name by now.
+        let old = damage.source.descriptor().map(|old| old.try_clone_to_owned().map(File::from));
+        let like = old.transpose().map_err(wrap)?.filter(|_| real.is_file());
+        let target = self.output()?.unwrap_or_else(|| real.clone());
+        let goal = Goal { is_old: target == real, target, like };
         let (why, parity_count) = match by_parity(damage, &goal, how)? {
             #[cfg(feature = "fec")]
             ByParity::Done(repaired) => return Ok(repaired),
@@ -135,8 +137,10 @@ impl RepairArgs {
 /// Where the repaired image goes.
 pub(super) struct Goal {
     target: PathBuf,
-    /// Whose mode and owner it gets.
+    /// The image as it was opened, whose mode and owner it gets.
     like: Option<File>,
+    /// Whether it takes that one's place.
+    is_old: bool,
 }
 
 impl Goal {
@@ -145,6 +149,15 @@ impl Goal {
         let draft = Draft::create(&self.target, self.like.as_ref());
         let draft = draft.and_then(|draft| draft.reserve(len).map(|()| draft));
         draft.map_err(|failure| Failure { status: UNKNOWN, ..failure }.hint(NO_PLACE))
+    }
+
+    /// Gives it its name. An image that was put there while this one was repaired is not replaced.
+    fn finish(&self, draft: Draft) -> Result<(), Failure> {
+        let finished = match self.like.as_ref().filter(|_| self.is_old) {
+            Some(old) => draft.finish_instead_of(old),
+            None => draft.finish(),
+        };
+        finished.map_err(|failure| Failure { status: UNKNOWN, ..failure })
     }
 }
 

@@ -1,9 +1,13 @@
 //! Who was asked for a copy and does not come back? A directory may be on a disk or a server that is dead, and waits for ever.
+//! Parity may take minutes and is no reason for worry.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::store::lock;
+
+/// Most calls at once that may take as long as they take: each is a thread that waits, mostly for another one of them.
+const LONG_MAX: usize = 32;
 
 /// Calls under way.
 #[derive(Debug, Default)]
@@ -23,7 +27,8 @@ struct Call {
     healer: usize,
     /// The search that asks.
     search: u64,
-    since: Instant,
+    /// Nothing where it may take as long as it takes.
+    since: Option<Instant>,
 }
 
 /// A call under way, until this is dropped.
@@ -41,11 +46,28 @@ impl Drop for UnderWay<'_> {
 impl Calls {
     /// One begins.
     pub(super) fn begin(&self, healer: usize, search: u64) -> UnderWay<'_> {
-        let mut state = lock(&self.0);
+        let since = Some(Instant::now());
+        self.add(lock(&self.0), Call { id: 0, healer, search, since })
+    }
+
+    /// One begins that may take as long as it takes; `None` when there are too many of these.
+    pub(super) fn begin_long(&self, healer: usize, search: u64) -> Option<UnderWay<'_>> {
+        let state = lock(&self.0);
+        let count = state.calls.iter().filter(|call| call.since.is_none()).count();
+        let call = Call { id: 0, healer, search, since: None };
+        (count < LONG_MAX).then(|| self.add(state, call))
+    }
+
+    fn add(&self, mut state: MutexGuard<'_, State>, call: Call) -> UnderWay<'_> {
         let id = state.begun;
         state.begun = id.wrapping_add(1);
-        state.calls.push(Call { id, healer, search, since: Instant::now() });
+        state.calls.push(Call { id, ..call });
         UnderWay { calls: self, id }
+    }
+
+    /// Whether a search waits for one that may take as long as it takes.
+    pub(super) fn is_long(&self, search: u64) -> bool {
+        lock(&self.0).calls.iter().any(|call| call.search == search && call.since.is_none())
     }
 
     /// Whether a healer has not come back from a call for so long.
@@ -59,6 +81,7 @@ impl Calls {
     }
 
     fn any(&self, patience: Duration, which: impl Fn(&Call) -> bool) -> bool {
-        lock(&self.0).calls.iter().any(|call| which(call) && call.since.elapsed() > patience)
+        let is_over = |since: Instant| since.elapsed() > patience;
+        lock(&self.0).calls.iter().any(|call| which(call) && call.since.is_some_and(is_over))
     }
 }

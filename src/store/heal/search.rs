@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::calls::Calls;
-use super::{Cure, Healer, Listener, Outcome, Part, Wanted};
+use super::late::Late;
+use super::{Cure, Healer, Healers, Listener, Outcome, Part, Unknown, Wanted};
 use crate::error::Error;
 use crate::store::lock;
 
@@ -20,7 +21,7 @@ const HANG: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(200);
 /// How long nobody looks again for what nobody has.
 const REST: Duration = Duration::from_secs(1);
-/// Most searches at once. When all of them wait for something, there is no use in one more.
+/// Most searches at once, besides those that parity works for. When all of them wait for something, there is no use in one more.
 const SEARCHES_MAX: usize = 8;
 /// Stack of a thread that searches, which may speak TLS.
 const STACK_LEN: usize = 1 << 20;
@@ -29,12 +30,13 @@ const REMEMBERED_MAX: usize = 65_536;
 
 /// Who looks, and what came of it so far.
 pub(super) struct Healing {
-    /// In the order in which they are asked.
-    pub(super) healers: Vec<Arc<dyn Healer>>,
+    pub(super) healers: Healers,
     /// Whether an image is being restored. Then another one may say what the superblock is: any file becomes the image that is
     /// wanted, if there is a copy of that, which is good for nobody who looks for it. And nobody but one waits.
     is_restored: bool,
     searches: Mutex<HashMap<Part, Arc<Search>>>,
+    /// What was found when nobody waited any more. It is locked while `searches` is, or alone.
+    late: Mutex<Late>,
     healed: [AtomicU64; Cure::ALL.len()],
     remembered: Mutex<Remembered>,
     listener: OnceLock<Listener>,
@@ -88,9 +90,10 @@ impl Remembered {
 }
 
 /// A search under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Search {
     number: u64,
+    begun: Instant,
     ended: Mutex<Option<Found>>,
     changed: Condvar,
     /// Whether a second thread looks, for the first one waits for who does not come back.
@@ -99,11 +102,8 @@ struct Search {
     is_concluded: AtomicBool,
 }
 
-/// A true copy, if there is one; nothing is known while somebody was passed over, or when others know it already.
+/// A true copy, if there is one; nothing is known while somebody was passed over or cannot tell, or when others know it already.
 type Sought = Result<Option<(Cure, Vec<u8>)>, Unknown>;
-
-/// There is no answer from here.
-struct Unknown;
 
 /// What a search found.
 #[derive(Debug, Clone)]
@@ -117,6 +117,17 @@ pub(super) enum Found {
 }
 
 impl Search {
+    fn new(number: u64) -> Self {
+        Search {
+            number,
+            begun: Instant::now(),
+            ended: Mutex::default(),
+            changed: Condvar::new(),
+            has_second: AtomicBool::new(false),
+            is_concluded: AtomicBool::new(false),
+        }
+    }
+
     fn end(&self, found: Found) {
         lock(&self.ended).get_or_insert(found);
         self.changed.notify_all();
@@ -132,7 +143,7 @@ impl Search {
 }
 
 impl Healing {
-    pub(super) fn new(healers: Vec<Arc<dyn Healer>>, is_restored: bool) -> Self {
+    pub(super) fn new(healers: Healers, is_restored: bool) -> Self {
         // Nobody else waits for who restores an image, and who does can stop it.
         let limits = if is_restored {
             Limits { patience: Duration::MAX, hang: Duration::MAX }
@@ -146,6 +157,7 @@ impl Healing {
             limits,
             is_restored,
             searches: Mutex::default(),
+            late: Mutex::default(),
             healed: Default::default(),
             remembered: Mutex::default(),
             listener: OnceLock::new(),
@@ -181,21 +193,30 @@ impl Healing {
         self.conclude(Outcome { wanted: *wanted, why, cure: None, took });
     }
 
+    /// How long one waits who wants bytes now.
+    fn patience(&self) -> Duration {
+        let until = self.healers.patient_until;
+        let more = until.map(|until| until.saturating_duration_since(Instant::now()));
+        self.limits.patience.max(more.unwrap_or_default())
+    }
+
     /// Looks for a true copy, or waits for who does; `err` is what was wrong with the image's own.
     pub(super) fn find(self: &Arc<Self>, wanted: &Wanted, err: &Error) -> Found {
-        let Limits { patience, hang } = self.limits;
+        let (patience, hang) = (self.patience(), self.limits.hang);
         let hangs = |search: &Search| self.calls.holds_up(search.number, hang);
         let mut searches = lock(&self.searches);
         let known = searches.get(&wanted.part).cloned();
         let is_new = known.is_none();
-        // Those that hang are none that others have to wait for. They are not many: who hangs is not asked any more.
-        if is_new && searches.values().filter(|search| !hangs(search)).count() >= SEARCHES_MAX {
+        if is_new && let Some(bytes) = lock(&self.late).take(wanted.part, Instant::now()) {
+            return Found::Bytes(bytes);
+        }
+        // Those that hang are none that others have to wait for, nor are those that parity works for: both have limits of their own.
+        let counts = |search: &&Arc<Search>| !hangs(search) && !self.calls.is_long(search.number);
+        if is_new && searches.values().filter(counts).count() >= SEARCHES_MAX {
             return Found::NotYet;
         }
-        let search = known.unwrap_or_else(|| {
-            let number = self.begun.fetch_add(1, Ordering::Relaxed);
-            Arc::new(Search { number, ..Search::default() })
-        });
+        let search = known
+            .unwrap_or_else(|| Arc::new(Search::new(self.begun.fetch_add(1, Ordering::Relaxed))));
         if is_new {
             searches.insert(wanted.part, Arc::clone(&search));
         }
@@ -220,11 +241,15 @@ impl Healing {
     /// Has a thread look, the first one or a second one.
     fn begin(self: &Arc<Self>, wanted: &Wanted, err: &Error, search: &Arc<Search>, is_first: bool) {
         let (healing, search, wanted) = (Arc::clone(self), Arc::clone(search), *wanted);
+        let first = self.healers.first;
         // Ends it whatever happens, also when there is no thread.
         let ending = Ending { healing, part: wanted.part, search, is_first, is_due: is_first };
         let (why, is_unread) = (err.to_string(), matches!(err, Error::Io { .. }));
         let thread = thread::Builder::new().name("heal".to_owned()).stack_size(STACK_LEN);
-        if let Err(err) = thread.spawn(move || ending.run(&wanted, why, is_unread)) {
+        if let Err(err) = thread.spawn(move || {
+            first();
+            ending.run(&wanted, why, is_unread);
+        }) {
             tracing::warn!("cannot look for another copy: {err}");
         }
     }
@@ -234,32 +259,41 @@ impl Healing {
     fn search(&self, wanted: &Wanted, is_unread: bool, search: &Search) -> Sought {
         let is_own = |cure| matches!(cure, Cure::Reread | Cure::Fec);
         let is_late = |cure| is_unread && cure == Cure::Reread;
-        let mut order: Vec<(usize, &Arc<dyn Healer>)> = self.healers.iter().enumerate().collect();
+        let all = self.healers.all.iter().enumerate();
+        let mut order: Vec<(usize, &Arc<dyn Healer>)> = all.collect();
         order.retain(|(_, healer)| {
             wanted.part != Part::Superblock || self.is_restored || is_own(healer.cure())
         });
         order.sort_by_key(|(_, healer)| is_late(healer.cure()));
         let mut passed_over = Vec::new();
+        // What one does not know, the next one may have.
+        let mut nobody = Ok(None);
         for (nth, healer) in order {
             if self.calls.has_hung(nth, self.limits.hang) {
                 passed_over.push((nth, healer));
-            } else if let Some(found) = self.ask(nth, healer, wanted, search)? {
-                return Ok(Some(found));
+                continue;
+            }
+            match self.ask(nth, healer, wanted, search) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(Unknown) => nobody = Err(Unknown),
             }
         }
-        let begun = Instant::now();
+        let (begun, patience) = (Instant::now(), self.patience());
         for (nth, healer) in passed_over {
             while self.calls.has_hung(nth, self.limits.hang) {
-                if begun.elapsed() >= self.limits.patience {
+                if begun.elapsed() >= patience {
                     return Err(Unknown);
                 }
                 thread::sleep(STEP);
             }
-            if let Some(found) = self.ask(nth, healer, wanted, search)? {
-                return Ok(Some(found));
+            match self.ask(nth, healer, wanted, search) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(Unknown) => nobody = Err(Unknown),
             }
         }
-        Ok(None)
+        nobody
     }
 
     fn ask(
@@ -275,11 +309,21 @@ impl Healing {
         }
         let cure = healer.cure();
         // Parity may take minutes, and has a patience of its own. It reads no disk but that of the image itself.
-        let under_way = (cure != Cure::Fec).then(|| self.calls.begin(nth, search.number));
+        let under_way = match cure {
+            Cure::Fec => self.calls.begin_long(nth, search.number).ok_or(Unknown)?,
+            _ => self.calls.begin(nth, search.number),
+        };
         let is_true = |bytes: &Vec<u8>| bytes.len() == wanted.len && wanted.judge(bytes).is_ok();
-        let found = healer.copies(wanted).find(is_true);
+        let mut nothing = Ok(None);
+        for copy in healer.copies(wanted) {
+            match copy {
+                Ok(bytes) if is_true(&bytes) => return Ok(Some((cure, bytes))),
+                Ok(_) => {}
+                Err(Unknown) => nothing = Err(Unknown),
+            }
+        }
         drop(under_way);
-        Ok(found.map(|bytes| (cure, bytes)))
+        nothing
     }
 
     fn conclude(&self, outcome: Outcome) {
@@ -337,6 +381,14 @@ impl Ending {
     /// Who comes after this begins anew, so nobody may find it any more when it has ended.
     fn end(&self, found: Found) {
         let mut searches = lock(&self.healing.searches);
+        // Whoever caused the search waits no more, or not much longer.
+        let is_late =
+            self.search.begun.elapsed().saturating_add(STEP) >= self.healing.limits.patience;
+        if let Found::Bytes(bytes) = &found
+            && is_late
+        {
+            lock(&self.healing.late).keep(self.part, bytes, Instant::now());
+        }
         if searches.get(&self.part).is_some_and(|search| Arc::ptr_eq(search, &self.search)) {
             searches.remove(&self.part);
         }

@@ -106,7 +106,7 @@ impl Copies {
                 "the disk may be failing, see the kernel log; or the image was sealed like this",
             ));
         }
-        draft.finish()?;
+        goal.finish(draft)?;
         let healed = store.healed().into_iter().filter(|(_, count)| *count > 0).collect();
         let path = goal.target.clone();
         Ok(Repaired { path, root_digest, from: Origin::Copies(healed), are_signatures_lost })
