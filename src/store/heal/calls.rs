@@ -47,7 +47,7 @@ impl Calls {
     /// One begins.
     pub(super) fn begin(&self, healer: usize, search: u64) -> UnderWay<'_> {
         let since = Some(Instant::now());
-        self.add(lock(&self.0), Call { id: 0, healer, search, since })
+        self.add(lock(&self.0), &Call { id: 0, healer, search, since })
     }
 
     /// One begins that may take as long as it takes; `None` when there are too many of these.
@@ -55,13 +55,13 @@ impl Calls {
         let state = lock(&self.0);
         let count = state.calls.iter().filter(|call| call.since.is_none()).count();
         let call = Call { id: 0, healer, search, since: None };
-        (count < LONG_MAX).then(|| self.add(state, call))
+        (count < LONG_MAX).then(|| self.add(state, &call))
     }
 
-    fn add(&self, mut state: MutexGuard<'_, State>, call: Call) -> UnderWay<'_> {
+    fn add(&self, mut state: MutexGuard<'_, State>, call: &Call) -> UnderWay<'_> {
         let id = state.begun;
         state.begun = id.wrapping_add(1);
-        state.calls.push(Call { id, ..call });
+        state.calls.push(Call { id, ..*call });
         UnderWay { calls: self, id }
     }
 
