@@ -220,7 +220,10 @@ impl FileReader<'_> {
             None => Place::Hole,
             Some(first) => Place::Blocks { first, count: run.count },
         };
-        Ok(Extent { offset: bytes(run.file_block), len: bytes(run.count), place })
+        // A hostile image may have a run that is longer than what is left of the file.
+        let offset = bytes(run.file_block);
+        let len = bytes(run.count).min(full_len.saturating_sub(offset));
+        Ok(Extent { offset, len, place })
     }
 
     /// Fills `buf` from `skip` bytes after the start of an extent on, all of it inside the extent.
