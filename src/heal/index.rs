@@ -85,10 +85,7 @@ impl Index {
         image: &'a Store,
         digest: Digest,
     ) -> impl Iterator<Item = Result<Vec<u8>>> + 'a {
-        self.candidates(digest).filter_map(move |block| match image.entry(block) {
-            Ok(entry) => (entry.digest == digest).then(|| image.stored(block)),
-            Err(err) => Some(Err(err)),
-        })
+        self.candidates(digest).filter_map(move |block| copy_at_place(image, block, digest))
     }
 }
 
