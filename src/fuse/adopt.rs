@@ -109,7 +109,6 @@ const NUMBER_STEP: usize = 2;
 /// Answers all questions with EIO that a dead server may have read: those that it wrote down, and those of near numbers. It cannot be
 /// wrong about one that was never read, or is answered: there the kernel knows no such question and says so.
 pub(super) fn give_up_all(device: BorrowedFd<'_>, left: &[u64], latest: u64) {
-    let latest = latest.next_multiple_of(2);
     let nearby = latest.saturating_sub(NEARBY)..=latest.saturating_add(NEARBY);
     for unique in left.iter().copied().chain(nearby.step_by(NUMBER_STEP)) {
         give_up(device, unique);

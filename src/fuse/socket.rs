@@ -7,6 +7,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use super::mountinfo::Device;
@@ -18,7 +19,7 @@ const BIND_PAUSE: Duration = Duration::from_millis(50);
 const BIND_PAUSE_LATER: Duration = Duration::from_secs(30);
 
 /// How long nobody is listened to when somebody came for whom there was no descriptor.
-pub const SHORTAGE: Duration = Duration::from_millis(100);
+const SHORTAGE: Duration = Duration::from_millis(100);
 
 /// The address of the server of a mount; `purpose` is empty, or what is asked there.
 pub fn address(device: Device, purpose: &str) -> io::Result<SocketAddr> {
@@ -33,6 +34,15 @@ pub fn connect(address: &SocketAddr, user_id: Option<u32>) -> io::Result<UnixStr
         return Err(io::Error::other(format!("user {peer} answers for a mount of another user")));
     }
     Ok(stream)
+}
+
+/// Who connects, one after the other. An error is followed by a pause: the next one would come at once.
+pub fn visitors(listener: &UnixListener) -> impl Iterator<Item = io::Result<UnixStream>> + '_ {
+    listener.incoming().inspect(|stream| {
+        if stream.is_err() {
+            thread::sleep(SHORTAGE);
+        }
+    })
 }
 
 /// Waits until nobody has the name any more, and takes it; `None` when `over` is said before, or the other end of it is dropped.

@@ -156,13 +156,10 @@ impl Reporter {
     }
 
     fn answer_all(&self, listener: &UnixListener) {
-        for stream in listener.incoming() {
+        for stream in socket::visitors(listener) {
             // What accept(2) says of a socket that was shut down.
             if stream.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::InvalidInput) {
                 return;
-            }
-            if stream.is_err() {
-                thread::sleep(socket::SHORTAGE);
             }
             if let Err(err) = stream.and_then(|stream| self.answer(stream)) {
                 tracing::debug!("a report was not delivered: {err}");

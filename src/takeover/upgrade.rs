@@ -99,11 +99,8 @@ pub(super) fn listen(guard: &Arc<Guard>, device: Device) -> io::Result<()> {
 }
 
 fn answer_all(listener: &UnixListener, guard: &Weak<Guard>) {
-    for stream in listener.incoming() {
+    for stream in socket::visitors(listener) {
         let Some(guard) = guard.upgrade() else { return };
-        if stream.is_err() {
-            thread::sleep(socket::SHORTAGE);
-        }
         if let Err(err) = stream.and_then(|stream| answer(stream, &guard)) {
             tracing::warn!("an upgrade failed: {err}");
         }
