@@ -423,17 +423,22 @@ fn nobody_looks_again_soon_when_nothing_came_of_it() {
     ask(&repairer).unwrap();
 }
 
-/// More may have been lost since all shards were looked at: that is found out when bytes are wrong, and for nothing only once.
-#[test]
-fn bytes_that_are_wrong_are_a_reason_to_look_again_once() {
-    let covered = noise(10, 4096 * 40);
-    let mut bytes = with_parity(&covered, 3);
+/// An image that has lost a byte, and a repairer that keeps nothing: all that is whole is needed for each question.
+fn damaged_and_not_kept(covered: &[u8]) -> (Arc<Worn>, Repairer) {
+    let mut bytes = with_parity(covered, 3);
     bytes[5] ^= 1;
     let source = Arc::new(Worn::new(bytes, &[]));
     let shared: Arc<dyn Source> = source.clone();
     let mut repairer = Repairer::open(shared).unwrap().unwrap();
-    // All that is whole is needed for each question.
     repairer.limits.kept_len = 0;
+    (source, repairer)
+}
+
+/// More may have been lost since all shards were looked at: that is found out when bytes are wrong, and for nothing only once.
+#[test]
+fn bytes_that_are_wrong_are_a_reason_to_look_again_once() {
+    let covered = noise(10, 4096 * 40);
+    let (source, repairer) = damaged_and_not_kept(&covered);
     let ask = || {
         let mut buf = [0; 100];
         repairer.repair(0, &mut buf).map(|look| (look, buf == covered[..100]))
@@ -456,12 +461,7 @@ fn bytes_that_are_wrong_are_a_reason_to_look_again_once() {
 #[test]
 fn a_shard_that_cannot_be_read_any_more_is_one_more_that_is_lost() {
     let covered = noise(12, 4096 * 40);
-    let mut bytes = with_parity(&covered, 3);
-    bytes[5] ^= 1;
-    let source = Arc::new(Worn::new(bytes, &[]));
-    let shared: Arc<dyn Source> = source.clone();
-    let mut repairer = Repairer::open(shared).unwrap().unwrap();
-    repairer.limits.kept_len = 0;
+    let (source, mut repairer) = damaged_and_not_kept(&covered);
     (repairer.limits.rest, repairer.limits.rest_factor) = (Duration::from_secs(2), 0);
     let ask = |repairer: &Repairer| {
         let mut buf = [0; 100];
