@@ -87,8 +87,8 @@ SYSTEMS = [
 # What exactly each name above stands for, told once below the tables.
 OPTIONS = (
     "Ashlar: zstd-19, 64K blocks, every block verified, defaults unless said; by the trace: laid out by the boot trace that is replayed, "
-    "whose blocks it expands ahead; unguarded: verified, but nobody takes over, nothing is healed and the server may do everything. EROFS zstd: zstd,9 -C65536. EROFS lz4hc: lz4hc,9 "
-    "-C65536. squashfs: zstd-19, 128K blocks. squashfuse_ll serves the squashfs image, erofsfuse the EROFS zstd one. "
+    "whose blocks it expands ahead; unguarded: verified, but nobody takes over, nothing is healed and the server may do everything. "
+    "EROFS zstd: zstd,9 -C65536. EROFS lz4hc: lz4hc,9 -C65536. squashfs: zstd-19, 128K blocks. squashfuse_ll serves the squashfs image, erofsfuse the EROFS zstd one. "
     "Only Ashlar verifies."
 )
 
