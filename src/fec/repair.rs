@@ -8,7 +8,6 @@
 //! One works at a time, and others wait, but not for ever. Nothing is read over and over for nothing: when nothing came of looking at
 //! all shards, nobody looks again for a while.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::{Range, RangeInclusive};
@@ -19,7 +18,7 @@ use super::code::{Code, PIECE, strips};
 use super::find;
 use super::scan::{Damage, Sums, scan};
 use crate::error::{Error, Result};
-use crate::format::fec::{Geometry, Head};
+use crate::format::fec::Head;
 use crate::format::field::{u64_from_usize, usize_from_u64};
 use crate::image::Source;
 
@@ -90,8 +89,9 @@ struct Known {
     look: Look,
     sums: Sums,
     damage: Damage,
-    /// All that are lost, where they are not too many.
-    kept: BTreeMap<u32, Vec<u8>>,
+    /// All that are lost, one after the other; nothing where they are too many. One piece of memory: that goes back to the kernel,
+    /// which of many small ones is not sure.
+    kept: Vec<u8>,
 }
 
 /// The right to work, until it is dropped.
@@ -247,9 +247,9 @@ impl Repairer {
         }
         let lost_len = u64_from_usize(damage.data().len()).saturating_mul(geometry.shard_len());
         let kept = if lost_len <= self.limits.kept_len && lost_len > 0 {
-            self.solve(&damage, 0..geometry.shard_len(), None).map_err(failed)?
+            self.solve(&damage, 0..geometry.shard_len(), damage.data()).map_err(failed)?
         } else {
-            BTreeMap::new()
+            Vec::new()
         };
         Ok(Known { look: Look(0), sums, damage, kept })
     }
@@ -291,17 +291,19 @@ impl Repairer {
         columns: Range<u64>,
         to: &mut [u8],
     ) -> Result<Result<()>> {
-        if let Some(kept) = known.kept.get(&shard) {
-            let kept = kept.get(usize_from_u64(columns.start)..);
+        let shard_len = self.head.geometry.shard_len();
+        if !known.kept.is_empty() {
+            let nth = known.damage.data().binary_search(&shard).map_err(|_| Error::Invalid)?;
+            let start = u64_from_usize(nth).saturating_mul(shard_len).saturating_add(columns.start);
+            let kept = known.kept.get(usize_from_u64(start)..);
             to.copy_from_slice(kept.and_then(|kept| kept.get(..to.len())).ok_or(Error::Invalid)?);
             return Ok(Ok(()));
         }
-        let shard_len = self.head.geometry.shard_len();
         let piece = u64_from_usize(PIECE);
         let start = columns.start.saturating_sub(columns.start.checked_rem(piece).unwrap_or(0));
         let rounded = start..columns.end.next_multiple_of(piece).min(shard_len);
         let turn = self.turn()?;
-        let solved = self.solve(&known.damage, rounded, Some(shard));
+        let solved = self.solve(&known.damage, rounded, &[shard]);
         drop(turn);
         let found = match solved {
             Ok(found) => found,
@@ -311,7 +313,6 @@ impl Repairer {
             }
             Err(err) => return Err(err),
         };
-        let found = found.get(&shard).ok_or(Error::Invalid)?;
         let from = usize_from_u64(columns.start.saturating_sub(start));
         let found =
             found.get(from..).and_then(|rest| rest.get(..to.len())).ok_or(Error::Invalid)?;
@@ -319,29 +320,23 @@ impl Repairer {
         Ok(Ok(()))
     }
 
-    /// Columns of one lost shard, or of all of them.
-    fn solve(
-        &self,
-        damage: &Damage,
-        columns: Range<u64>,
-        only: Option<u32>,
-    ) -> Result<BTreeMap<u32, Vec<u8>>> {
-        let geometry: Geometry = self.head.geometry;
-        let found = Mutex::new(BTreeMap::<u32, Vec<u8>>::new());
-        for strip in strips(geometry, columns, self.code.workers()) {
-            let is_wanted = |shard| only.is_none_or(|only| only == shard);
-            self.code.solve(
-                &*self.source,
-                damage,
-                &strip,
-                &is_wanted,
-                &|_| {},
-                &|shard, bytes| {
-                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                    found.entry(shard).or_default().extend_from_slice(bytes);
-                    Ok(())
-                },
-            )?;
+    /// Columns of these shards, which are lost and in ascending order, one after the other.
+    fn solve(&self, damage: &Damage, columns: Range<u64>, shards: &[u32]) -> Result<Vec<u8>> {
+        let width = usize_from_u64(columns.end.saturating_sub(columns.start));
+        let len = width.checked_mul(shards.len()).ok_or(Error::Invalid)?;
+        let found = Mutex::new(vec![0; len]);
+        let is_wanted = |shard| shards.binary_search(&shard).is_ok();
+        for strip in strips(self.head.geometry, columns.clone(), self.code.workers()) {
+            let from = usize_from_u64(strip.start.saturating_sub(columns.start));
+            let take = |shard: u32, bytes: &[u8]| {
+                let nth = shards.binary_search(&shard).map_err(|_| Error::Invalid)?;
+                let start = nth.saturating_mul(width).saturating_add(from);
+                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                let to = found.get_mut(start..).and_then(|rest| rest.get_mut(..bytes.len()));
+                to.ok_or(Error::Invalid)?.copy_from_slice(bytes);
+                Ok(())
+            };
+            self.code.solve(&*self.source, damage, &strip, &is_wanted, &|_| {}, &take)?;
         }
         Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
