@@ -74,14 +74,16 @@ unsafe impl GlobalAlloc for Ready {
 
 /// `new` are `len` zeros that nobody else knows of yet, at least [`BUFFER_LEN`].
 fn make_ready(new: *mut u8, len: usize) {
-    // Memory of its own from the kernel begins with a head of the C library's, and has whole pages. Where it is not that, as with
-    // another library, the pages at its ends may be a child's, too.
+    // Memory of its own from the kernel begins with a head of the C library's, and ends with a page. Where it is not that, the pages
+    // at its ends are a child's, too, and nothing is kept from one.
     let head = new.addr() % PAGE_LEN;
-    if head == size_of::<[usize; 2]>() {
+    // SAFETY: it was allocated by the C library just now.
+    let usable = unsafe { libc::malloc_usable_size(new.cast()) };
+    if head == size_of::<[usize; 2]>() && new.addr().saturating_add(usable) % PAGE_LEN == 0 {
         let start = new.wrapping_sub(head);
         let len = head.saturating_add(len).div_ceil(PAGE_LEN).saturating_mul(PAGE_LEN);
         // SAFETY: these pages are nobody's but ours, and a child knows nothing of them: all that ours do is to start a program.
-        // Where the kernel refuses (its pages are larger), all is as it was.
+        // Where the kernel refuses, all is as it was.
         let _refused = unsafe { rustix::mm::madvise(start.cast(), len, Advice::LinuxDontFork) };
     }
     for at in [0, QUESTION_LEN] {

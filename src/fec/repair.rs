@@ -322,6 +322,10 @@ impl Repairer {
 
     /// Columns of these shards, which are lost and in ascending order, one after the other.
     fn solve(&self, damage: &Damage, columns: Range<u64>, shards: &[u32]) -> Result<Vec<u8>> {
+        // What is not lost is not computed.
+        if !shards.iter().all(|shard| damage.is_lost(*shard)) {
+            return Err(Error::Invalid);
+        }
         let width = usize_from_u64(columns.end.saturating_sub(columns.start));
         let len = width.checked_mul(shards.len()).ok_or(Error::Invalid)?;
         let found = Mutex::new(vec![0; len]);
