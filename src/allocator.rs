@@ -132,41 +132,27 @@ mod tests {
     }
 
     /// What `/proc/self/smaps` says of the mapping that has an address.
-    fn mapping(address: usize) -> String {
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let is_head = |line: &str| {
-            line.split_once('-').is_some_and(|(start, _)| usize::from_str_radix(start, 16).is_ok())
+    fn mapping(address: usize) -> Vec<String> {
+        let place = |line: &str| {
+            let (start, end) = line.split(' ').next()?.split_once('-')?;
+            let number = |digits| usize::from_str_radix(digits, 16).ok();
+            Some(number(start)?..number(end)?)
         };
-        let mut found = String::new();
-        for line in maps.lines() {
-            if is_head(line) {
-                let (start, rest) = line.split_once('-').unwrap();
-                let end = rest.split(' ').next().unwrap();
-                let [start, end] = [start, end].map(|it| usize::from_str_radix(it, 16).unwrap());
-                if !found.is_empty() {
-                    break;
-                }
-                if (start..end).contains(&address) {
-                    found.push_str(line);
-                }
-            } else if !found.is_empty() {
-                found.push_str(line);
-                found.push('\n');
-            }
-        }
-        found
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let has = |line: &str| place(line).is_some_and(|place| place.contains(&address));
+        let from = maps.lines().skip_while(|line| !has(line)).skip(1);
+        from.take_while(|line| place(line).is_none()).map(str::to_owned).collect()
     }
 
     #[test]
     fn a_buffer_for_questions_is_there_and_no_childs() {
         let buffer = vec![0_u8; BUFFER_LEN + 4096];
         let mapping = mapping(buffer.as_ptr().addr());
-        let flags = mapping.lines().find(|line| line.starts_with("VmFlags:")).unwrap();
-        assert!(flags.split(' ').any(|flag| flag == "dc"), "{mapping}");
+        let value = |name| mapping.iter().find_map(|line| line.strip_prefix(name)).unwrap();
+        assert!(value("VmFlags:").split(' ').any(|flag| flag == "dc"), "{mapping:?}");
         // The head's page and the one behind it.
-        let there = mapping.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
-        let there: usize = there.trim().trim_end_matches(" kB").parse().unwrap();
-        assert!(there >= 8, "{mapping}");
+        let there: usize = value("Private_Dirty:").trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(there >= 8, "{mapping:?}");
         assert!(buffer.iter().all(|byte| *byte == 0));
     }
 }
