@@ -40,8 +40,8 @@ pub(super) fn keep_little() {
 ///
 /// A question is lost when a server is killed while the kernel writes it to a page that is not there: who waits to be ended gets no
 /// pages, and whoever asked gets EIO (`fuse_copy_fill`, Linux 6.12). That is so for what was never written to, and, after a fork, for
-/// what has not been written to since: until then parent and child share it. So these buffers are written to when they are made,
-/// and no child gets them.
+/// what has not been written to since: until then parent and child share it; and for what was swapped out. So these buffers are
+/// written to when they are made, locked, and no child gets them.
 pub(super) struct Ready;
 
 // SAFETY: whatever is asked goes to the system's allocator as it is. What that gives is only written to where it is, with what it
@@ -86,6 +86,9 @@ fn make_ready(new: *mut u8, len: usize) {
         // Where the kernel refuses, all is as it was.
         let _refused = unsafe { rustix::mm::madvise(start.cast(), len, Advice::LinuxDontFork) };
     }
+    // Nor are they to be where a page that is wanted has to come from first. Without the right to that they are where they were.
+    // SAFETY: it locks pages and looks at none; the memory is longer than that by far.
+    let _refused = unsafe { rustix::mm::mlock(new.cast(), QUESTION_LEN.saturating_add(1)) };
     for at in [0, QUESTION_LEN] {
         // SAFETY: it is in the new memory, which is longer than that by far.
         unsafe { new.add(at).write_volatile(0) };
