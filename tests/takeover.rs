@@ -370,6 +370,43 @@ fn a_program_that_dies_when_it_should_serve_changes_nothing() {
     });
 }
 
+/// The next server would look for them where it is to serve.
+#[test]
+fn a_mount_that_covers_the_libraries_has_no_other_server() {
+    limited("a_mount_that_covers_the_libraries_has_no_other_server", 60, || {
+        let image = Image::build(&[], storm::fill);
+        let point = image.mountpoint("libraries");
+        let used = Command::new("ldd").arg(mount::ASHLAR).output().unwrap().stdout;
+        let used = String::from_utf8(used).unwrap();
+        let paths = used.lines().filter_map(|line| line.split_once("=> /"));
+        let paths: Vec<String> = paths
+            .map(|(_, path)| format!("/{}", path.split(' ').next().unwrap_or_default()))
+            .collect();
+        assert!(!paths.is_empty(), "{used}");
+        for path in &paths {
+            let name = Path::new(path).file_name().unwrap();
+            std::fs::copy(path, point.join(name)).unwrap();
+        }
+        let mount = |options: &str| {
+            let options = format!("root_digest={}{options}", image.digest);
+            Command::new(mount::ASHLAR)
+                .args(["mount", "-o", &options, text(&image.path), text(&point)])
+                .env("LD_LIBRARY_PATH", &point)
+                .stdin(std::process::Stdio::null())
+                .output()
+                .unwrap()
+        };
+        let refused = mount(",takeover");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("static"), "{refused:?}");
+        assert!(!refused.status.success());
+        let output = mount("");
+        assert!(output.status.success(), "{output:?}");
+        let mount = Mount::found(point.clone());
+        assert_eq!(mount.status()["holder_pid"].as_i64(), None);
+        mount.umount();
+    });
+}
+
 #[test]
 fn who_is_idle_costs_nothing() {
     limited("who_is_idle_costs_nothing", 60, || {

@@ -23,7 +23,7 @@ use rustix::fs::{Mode, OFlags};
 
 use self::options::MountOptions;
 pub(super) use self::takeover::succeed;
-use self::takeover::{guard, inheritance};
+use self::takeover::{guard, inheritance, takes_over};
 use self::terminal::{Listener, READY, leave};
 use self::unmounter::Stop;
 use super::{Failure, Outcome, TrustArgs, log, warn_unauthenticated};
@@ -232,7 +232,7 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         leave()?;
     }
     let label = describe(&tree, &settings);
-    let inheritance = if mount_options.takeover.unwrap_or(args.detached) {
+    let inheritance = if takes_over(args, mount_options, &settings.mountpoint)? {
         Some(inheritance(args, &tree, &options, mount_options, &work, handed)?)
     } else {
         None

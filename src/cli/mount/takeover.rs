@@ -1,8 +1,9 @@
 //! What if the server of an ordinary mount dies? What its successor will need, and what that does.
 
-use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
+use std::{fs, io};
 
 use super::options::MountOptions;
 use super::unmounter::Stop;
@@ -12,6 +13,34 @@ use crate::fuse::session::{Mounted, Work};
 use crate::heal::handed::Handed;
 use crate::takeover::{self, Called, Guard, Inheritance, Manner};
 use crate::{Options, Tree};
+
+/// Whether this mount shall survive its server. Where the mount covers the libraries of this program, no other server could start:
+/// it would wait for itself.
+pub(super) fn takes_over(
+    args: &MountArgs,
+    mount_options: &MountOptions,
+    mountpoint: &Path,
+) -> Result<bool, Failure> {
+    if !mount_options.takeover.unwrap_or(args.detached) || !covers_libraries(mountpoint) {
+        return Ok(mount_options.takeover.unwrap_or(args.detached));
+    }
+    let what = "this program's libraries are below the mount point, where no other server could have them from";
+    if mount_options.takeover.is_some() {
+        let hint = "use a static program, or -o notakeover";
+        return Err(Failure::new(what).hint(hint));
+    }
+    tracing::warn!("the mount dies with its server: {what} (hint: use a static program)");
+    Ok(false)
+}
+
+/// Whether a mount covers files that this program was loaded from, but for its own, which stays open. Nothing is known to be covered
+/// where there is no `/proc`.
+fn covers_libraries(mountpoint: &Path) -> bool {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let own = std::env::current_exe().unwrap_or_default();
+    let files = maps.lines().filter_map(|line| line.find('/').and_then(|at| line.get(at..)));
+    files.map(Path::new).any(|file| file.starts_with(mountpoint) && file != own)
+}
 
 /// What a successor will need, taken before anything is mounted.
 pub(super) fn inheritance(
