@@ -218,6 +218,12 @@ impl Store {
         self.sealed.listen(listener);
     }
 
+    /// Others wait for who reads from now on: nobody waits longer than usual for bytes that the image does not have any more, whatever
+    /// [`crate::Options::heal_until`] said.
+    pub fn end_patience(&self) {
+        self.sealed.end_patience();
+    }
+
     /// The bytes of a part of the image as they were sealed, whoever has them: for those who write images.
     pub fn sealed(&self, part: Part) -> Result<Vec<u8>> {
         let superblock = &self.superblock;

@@ -287,6 +287,34 @@ fn a_successor_heals_as_the_first_server_did() {
     });
 }
 
+/// What rots while a server has it in memory is found by the next one, which cannot serve without.
+#[test]
+fn a_successor_heals_what_it_cannot_serve_without() {
+    limited("a_successor_heals_what_it_cannot_serve_without", 120, || {
+        let pair = Pair::new();
+        fs::write(pair.path("copy.img"), &pair.whole).unwrap();
+        let mount = pair.mount(&pair.new, "");
+        let first = mount.status()["server_pid"].as_i64().unwrap();
+        let data = pair.data_blocks();
+        let metadata = (0..pair.entries.len()).filter(|block| !data.contains(block)).collect();
+        pair.damage(&pair.new, &metadata, &mut Random(1));
+        // The table and the page list.
+        let file = File::options().write(true).open(&pair.new).unwrap();
+        let table = pair.entries.iter().map(ashlarfs::format::entry::Entry::end).max().unwrap();
+        let rest = pair::noise(5, usize::try_from(pair.whole.len() as u64 - table).unwrap());
+        file.write_all_at(&rest, table).unwrap();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        for path in pair.blocks_of_files().keys() {
+            let want = fs::read(pair.tree.join(path)).unwrap();
+            assert_eq!(fs::read(mount.point.join(path)).unwrap(), want, "{path}");
+        }
+        assert_ne!(mount.status()["server_pid"], first);
+        assert!(healed(&mount, "image") > 2);
+        assert_eq!(lost(&mount), 0);
+    });
+}
+
 /// A server that is reached by a proxy is so by whoever takes over, who gets nothing else from the environment.
 #[test]
 fn a_successor_knows_the_proxy() {

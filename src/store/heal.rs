@@ -244,6 +244,11 @@ impl Sealed {
         self.healing.listen(listener);
     }
 
+    /// From now on whoever wants bytes waits for them as long as usual, and no longer.
+    pub(super) fn end_patience(&self) {
+        self.healing.end_patience();
+    }
+
     /// How often bytes were healed, by each cure.
     pub(super) fn healed(&self) -> Vec<(Cure, u64)> {
         self.healing.healed()

@@ -113,6 +113,11 @@ impl Letter {
         }
     }
 
+    /// Whether the receiver is to serve, and there is no other server any more.
+    pub(super) fn is_to_serve_alone(&self) -> bool {
+        self.role == Role::Server && self.before != Before::Leaving
+    }
+
     /// The same for another receiver.
     pub(super) fn to(&self, role: Role, before: Before) -> Letter {
         Letter { role, before, sender: std::process::id(), ..self.clone() }

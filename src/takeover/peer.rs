@@ -17,6 +17,9 @@ use crate::fuse::journal::Death;
 
 /// How long a process may take to say that it is ready.
 const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How much longer a server may look elsewhere for what the image has lost, when nobody else serves: ended sooner, it would have looked
+/// in vain, and so would the next one. Parity reads all of the image for it.
+pub(super) const HEAL_PATIENCE: Duration = Duration::from_mins(5);
 /// How long a process that is gone may take to be a corpse, or one that was ended to be gone: it may wait for a dying disk.
 const BURIAL_PATIENCE: Duration = Duration::from_secs(1);
 /// The exit status of a program that panicked where it does not abort.
@@ -78,7 +81,8 @@ impl Peer {
         let child = spawn::spawn(kit.program.as_fd(), &letter.process_name(), theirs)?;
         let mut peer = Peer::of_child(ours, child);
         let asked = channel::send(peer.socket.as_fd(), &letter.encode()?, &kit.descriptors());
-        match asked.and_then(|()| peer.hear(START_PATIENCE)) {
+        let more = if letter.is_to_serve_alone() { HEAL_PATIENCE } else { Duration::ZERO };
+        match asked.and_then(|()| peer.hear(START_PATIENCE.saturating_add(more))) {
             Ok(Heard::Word(Word::Ready)) => Ok(peer),
             Ok(Heard::Gone) => {
                 let death = peer.bury();

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::channel;
 use super::guard::{self, Guard};
 use super::letter::{Kit, Letter};
-use super::peer::Peer;
+use super::peer::{HEAL_PATIENCE, Peer};
+use crate::fuse::errno;
 use crate::fuse::journal::Journal;
 use crate::fuse::session::{self, Mounted, Work};
 use crate::heal::distant::Distant;
@@ -71,8 +72,18 @@ fn take_up(letter: &Letter, kit: &Kit, distant: Option<Distant>) -> io::Result<M
     let io_timeout = Duration::from_secs(duty.io_timeout_secs);
     options.io_timeout = Some(io_timeout).filter(|patience| !patience.is_zero());
     options.healers = ladder.into_healers();
-    let tree =
-        crate::open_source(source, &options).map_err(|err| io::Error::other(err.to_string()))?;
+    if letter.is_to_serve_alone() {
+        options.heal_until = Instant::now().checked_add(HEAL_PATIENCE);
+    }
+    let tree = crate::open_source(source, &options).map_err(|err| {
+        // Without these bytes nobody can serve, and whoever asks would not even get an error.
+        let is_the_end = letter.is_to_serve_alone() && errno::is_loss(&err);
+        if let Some(last_resort) = last_resort.as_ref().filter(|_| is_the_end) {
+            last_resort.take(&err.to_string());
+        }
+        io::Error::other(err.to_string())
+    })?;
+    tree.store().end_patience();
     let work = Work {
         workers: duty.workers,
         readahead_kb: duty.readahead_kb,

@@ -40,6 +40,8 @@ pub(super) struct Healing {
     healed: [AtomicU64; Cure::ALL.len()],
     remembered: Mutex<Remembered>,
     listener: OnceLock<Listener>,
+    /// Whether whoever reads has no more patience than usual, whatever was said.
+    is_awaited: AtomicBool,
     calls: Calls,
     begun: AtomicU64,
     pub(super) limits: Limits,
@@ -161,6 +163,7 @@ impl Healing {
             healed: Default::default(),
             remembered: Mutex::default(),
             listener: OnceLock::new(),
+            is_awaited: AtomicBool::new(false),
         }
     }
 
@@ -193,9 +196,15 @@ impl Healing {
         self.conclude(Outcome { wanted: *wanted, why, cure: None, took });
     }
 
+    /// From now on nobody waits longer than usual.
+    pub(super) fn end_patience(&self) {
+        self.is_awaited.store(true, Ordering::Relaxed);
+    }
+
     /// How long one waits who wants bytes now.
     fn patience(&self) -> Duration {
-        let until = self.healers.patient_until;
+        let is_patient = !self.is_awaited.load(Ordering::Relaxed);
+        let until = self.healers.patient_until.filter(|_| is_patient);
         let more = until.map(|until| until.saturating_duration_since(Instant::now()));
         self.limits.patience.max(more.unwrap_or_default())
     }

@@ -324,6 +324,10 @@ fn who_opens_an_image_may_have_more_patience() {
     let now = Instant::now();
     assert!(read(Some(now)).unwrap_err().is_timeout(), "it ends");
     read(Some(now + Duration::from_mins(1))).unwrap();
+    let sealed = slow(Some(now + Duration::from_mins(1)));
+    sealed.end_patience();
+    let read = sealed.read(&wanted(), &mut vec![0; GOOD.len()]);
+    assert!(read.unwrap_err().is_timeout(), "others wait by now");
 }
 
 #[test]
