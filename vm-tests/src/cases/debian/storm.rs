@@ -62,6 +62,10 @@ const TAKEOVER_CHECKS: &str = "checks 7, wrong 0";
 /// behind.
 const REFUSAL_CHECKS: &str = "checks 5, wrong 0";
 
+/// What the machine says when it is to stop, and whenever a server was killed and another one serves.
+const STOPS: &str = "ASHLAR-VM: ending ";
+const KILLED: &str = "ASHLAR-VM: killed";
+
 /// Kills the server of `/` and its holder on a running machine, and the server while that stops. A newer program takes
 /// its place, too; on a kernel where that cannot be without loss it is refused, and nobody notices.
 pub(super) fn takes_over(bench: &Bench<'_>) -> Result<()> {
@@ -74,7 +78,14 @@ pub(super) fn takes_over(bench: &Bench<'_>) -> Result<()> {
         machine.work = KILL_LIMIT.saturating_mul(kills);
         for how in ["poweroff", "reboot"] {
             let words = format!("rw vm.end={how} vm.run=storm,takeover:{kills}");
-            machine.boot(&words)?.console.spoke(checks)?;
+            let console = machine.boot(&words)?.console;
+            console.spoke(checks)?;
+            let while_it_stops = console.text.lines().skip_while(|line| !line.contains(STOPS));
+            let count = while_it_stops.filter(|line| line.contains(KILLED)).count();
+            println!("    {count} kills while it stops");
+            if kills > 0 && count == 0 {
+                return console.fail("nobody was killed while it stops");
+            }
         }
         machine.remove()?;
     }
