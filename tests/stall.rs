@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mount::{Image, Mount, ashlar, limited, noise, text};
+use mount::{Image, Mount, ashlar, limited, noise, text, within};
 use rustix::process::{Signal, kill_process};
 
 /// An image in an image, both mounted: the outer one is the disk.
@@ -53,8 +53,19 @@ impl Site {
         fs::read(self.inner.source.join(nth.to_string())).unwrap() == content
     }
 
-    fn stop(&self, signal: Signal) {
-        kill_process(self.disk.server, signal).unwrap();
+    /// Stops the disk. One thread of it is told first, and the others go on until that one has told them.
+    fn stop(&self) {
+        kill_process(self.disk.server, Signal::STOP).unwrap();
+        let tasks = format!("/proc/{}/task", self.disk.server.as_raw_nonzero());
+        let is_stopped = |task: fs::DirEntry| {
+            fs::read_to_string(task.path().join("stat")).unwrap().contains(") T ")
+        };
+        let are_stopped = || fs::read_dir(&tasks).unwrap().all(|task| is_stopped(task.unwrap()));
+        assert!(within(Duration::from_secs(20), are_stopped));
+    }
+
+    fn go_on(&self) {
+        kill_process(self.disk.server, Signal::CONT).unwrap();
     }
 }
 
@@ -64,7 +75,7 @@ fn a_disk_that_does_not_answer_is_an_error_in_time_and_is_read_again_when_it_doe
         let site = Site::new("io_timeout=1");
         let soon = Duration::from_secs(20);
         assert!(site.is_right(3, &site.read(3, soon).unwrap().unwrap()));
-        site.stop(Signal::STOP);
+        site.stop();
         let begun = Instant::now();
         let err = site.read(17, soon).expect("an answer").unwrap_err();
         assert_eq!(err.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
@@ -72,7 +83,7 @@ fn a_disk_that_does_not_answer_is_an_error_in_time_and_is_read_again_when_it_doe
         // What the kernel has needs no disk, and the server still answers.
         assert!(site.is_right(3, &site.read(3, soon).unwrap().unwrap()));
         assert!(site.mount.status()["failures"].as_u64().unwrap() > 0);
-        site.stop(Signal::CONT);
+        site.go_on();
         assert!(site.is_right(17, &site.read(17, soon).unwrap().unwrap()));
     });
 }
@@ -81,9 +92,9 @@ fn a_disk_that_does_not_answer_is_an_error_in_time_and_is_read_again_when_it_doe
 fn without_a_time_it_is_waited_for() {
     limited("without_a_time_it_is_waited_for", 90, || {
         let site = Site::new("");
-        site.stop(Signal::STOP);
+        site.stop();
         let waited = site.read(17, Duration::from_secs(3));
-        site.stop(Signal::CONT);
+        site.go_on();
         assert!(waited.is_none(), "{waited:?}");
         assert!(site.is_right(17, &site.read(17, Duration::from_secs(20)).unwrap().unwrap()));
     });
