@@ -31,7 +31,7 @@ use crate::format::superblock::Superblock;
 use crate::image::Source;
 use block::Block;
 use cache::Cache;
-use heal::{Cure, Healers, Listener, Part, Sealed, Wanted};
+use heal::{Healers, Part, Sealed, Wanted};
 pub use opening::{open_superblock, read_superblock, whole_image};
 use parallel::on_threads;
 use prefetch::idle::Idler;
@@ -201,27 +201,6 @@ impl Store {
     /// The source, for those who account for bytes outside of blocks.
     pub fn source(&self) -> &dyn Source {
         self.sealed.source()
-    }
-
-    /// How often bytes were healed, by each cure.
-    pub fn healed(&self) -> Vec<(Cure, u64)> {
-        self.sealed.healed()
-    }
-
-    /// How many blocks, pages and the like were wanted, and nobody has them.
-    pub fn lost(&self) -> u64 {
-        self.sealed.lost()
-    }
-
-    /// From now on, somebody is told of what is healed and what is lost, each once. A second listener hears nothing.
-    pub fn listen(&self, listener: Listener) {
-        self.sealed.listen(listener);
-    }
-
-    /// Others wait for who reads from now on: nobody waits longer than usual for bytes that the image does not have any more, whatever
-    /// [`crate::Options::heal_until`] said.
-    pub fn end_patience(&self) {
-        self.sealed.end_patience();
     }
 
     /// The bytes of a part of the image as they were sealed, whoever has them: for those who write images.

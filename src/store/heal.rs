@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::proof::{self, BlockKind};
-use super::{copy, read_into};
+use super::{Store, copy, read_into};
 use crate::error::{Error, Result};
 use crate::format::defect::Untrusted;
 use crate::format::digest::Digest;
@@ -257,6 +257,30 @@ impl Sealed {
     /// How many parts of the image nobody has.
     pub(super) fn lost(&self) -> u64 {
         self.healing.lost()
+    }
+}
+
+/// What a store says of that.
+impl Store {
+    /// How often bytes were healed, by each cure.
+    pub fn healed(&self) -> Vec<(Cure, u64)> {
+        self.sealed.healed()
+    }
+
+    /// How many blocks, pages and the like were wanted, and nobody has them.
+    pub fn lost(&self) -> u64 {
+        self.sealed.lost()
+    }
+
+    /// From now on, somebody is told of what is healed and what is lost, each once. A second listener hears nothing.
+    pub fn listen(&self, listener: Listener) {
+        self.sealed.listen(listener);
+    }
+
+    /// Others wait for who reads from now on: nobody waits longer than usual for bytes that the image does not have any more, whatever
+    /// [`crate::Options::heal_until`] said.
+    pub fn end_patience(&self) {
+        self.sealed.end_patience();
     }
 }
 
