@@ -80,6 +80,17 @@ impl Pair {
         files
     }
 
+    /// Damages all of the image that is no content: metadata blocks, the digest table and the page list.
+    fn damage_metadata(&self) {
+        let data = self.data_blocks();
+        let metadata = (0..self.entries.len()).filter(|block| !data.contains(block)).collect();
+        self.damage(&self.new, &metadata, &mut Random(1));
+        let file = File::options().write(true).open(&self.new).unwrap();
+        let table = self.entries.iter().map(ashlarfs::format::entry::Entry::end).max().unwrap();
+        let rest = pair::noise(5, usize::try_from(self.whole.len() as u64 - table).unwrap());
+        file.write_all_at(&rest, table).unwrap();
+    }
+
     fn data_blocks(&self) -> BTreeSet<usize> {
         self.blocks_of_files().into_values().flatten().collect()
     }
@@ -97,6 +108,14 @@ impl Pair {
 
 fn healed(mount: &Mount, source: &str) -> u64 {
     mount.status()["blocks_healed"][source].as_u64().unwrap()
+}
+
+/// Kills the process that serves, and says which it was.
+fn kill_server(mount: &Mount) -> i64 {
+    let server = mount.status()["server_pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    server
 }
 
 fn lost(mount: &Mount) -> u64 {
@@ -269,9 +288,7 @@ fn a_successor_heals_as_the_first_server_did() {
         {
             fs::write(&pair.new, &pair.whole).unwrap();
             let mount = pair.mount(&pair.new, &options);
-            let first = mount.status()["server_pid"].as_i64().unwrap();
-            let pid = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            let first = kill_server(&mount);
             let is_succeeded = || {
                 let output = ashlar(&["status", "--json", text(&mount.point)]);
                 let status: Option<serde_json::Value> = serde_json::from_slice(&output.stdout).ok();
@@ -294,17 +311,8 @@ fn a_successor_heals_what_it_cannot_serve_without() {
         let pair = Pair::new();
         fs::write(pair.path("copy.img"), &pair.whole).unwrap();
         let mount = pair.mount(&pair.new, "");
-        let first = mount.status()["server_pid"].as_i64().unwrap();
-        let data = pair.data_blocks();
-        let metadata = (0..pair.entries.len()).filter(|block| !data.contains(block)).collect();
-        pair.damage(&pair.new, &metadata, &mut Random(1));
-        // The table and the page list.
-        let file = File::options().write(true).open(&pair.new).unwrap();
-        let table = pair.entries.iter().map(ashlarfs::format::entry::Entry::end).max().unwrap();
-        let rest = pair::noise(5, usize::try_from(pair.whole.len() as u64 - table).unwrap());
-        file.write_all_at(&rest, table).unwrap();
-        let pid = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        pair.damage_metadata();
+        let first = kill_server(&mount);
         for path in pair.blocks_of_files().keys() {
             let want = fs::read(pair.tree.join(path)).unwrap();
             assert_eq!(fs::read(mount.point.join(path)).unwrap(), want, "{path}");
@@ -332,9 +340,7 @@ fn a_successor_knows_the_proxy() {
         let mount = Mount::found(pair.point());
         // Twice, for the second one has it from the holder, and that one from the first server.
         for _ in 0..2 {
-            let server = mount.status()["server_pid"].as_i64().unwrap();
-            let pid = rustix::process::Pid::from_raw(i32::try_from(server).unwrap()).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            let server = kill_server(&mount);
             let successor = || {
                 let output = ashlar(&["status", "--json", text(&mount.point)]);
                 let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
@@ -575,17 +581,9 @@ fn no_image_is_taken_for_another_one() {
 fn metadata_is_healed_too() {
     limited("metadata_is_healed_too", 60, || {
         let pair = Pair::new();
-        let data = pair.data_blocks();
-        let metadata: BTreeSet<usize> =
-            (0..pair.entries.len()).filter(|block| !data.contains(block)).collect();
         // From a copy, for most of it is this image's own.
         fs::write(pair.path("copy.img"), &pair.whole).unwrap();
-        pair.damage(&pair.new, &metadata, &mut Random(1));
-        // Pages of the table and the page list as well.
-        let file = File::options().write(true).open(&pair.new).unwrap();
-        let table = pair.entries.iter().map(ashlarfs::format::entry::Entry::end).max().unwrap();
-        let rest = pair::noise(5, usize::try_from(pair.whole.len() as u64 - table).unwrap());
-        file.write_all_at(&rest, table).unwrap();
+        pair.damage_metadata();
         let mount = pair.mount(&pair.new, "");
         for path in pair.blocks_of_files().keys() {
             let want = fs::read(pair.tree.join(path)).unwrap();
