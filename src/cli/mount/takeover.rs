@@ -21,8 +21,9 @@ pub(super) fn takes_over(
     mount_options: &MountOptions,
     mountpoint: &Path,
 ) -> Result<bool, Failure> {
-    if !mount_options.takeover.unwrap_or(args.detached) || !covers_libraries(mountpoint) {
-        return Ok(mount_options.takeover.unwrap_or(args.detached));
+    let is_wanted = mount_options.takeover.unwrap_or(args.detached);
+    if !is_wanted || !covers_libraries(mountpoint) {
+        return Ok(is_wanted);
     }
     let what = "this program's libraries are below the mount point, where no other server could have them from";
     if mount_options.takeover.is_some() {
