@@ -370,7 +370,25 @@ fn a_program_that_dies_when_it_should_serve_changes_nothing() {
     });
 }
 
-/// The next server would look for them where it is to serve.
+#[test]
+fn an_image_below_its_own_mount_point_is_served_on() {
+    limited("an_image_below_its_own_mount_point_is_served_on", 60, || {
+        let image = Image::build(&[], storm::fill);
+        let point = image.mountpoint("above");
+        let below = point.join("a.img");
+        std::fs::copy(&image.path, &below).unwrap();
+        let options = format!("root_digest={},takeover", image.digest);
+        let output = ashlar(&["mount", "-o", &options, text(&below), text(&point)]);
+        assert!(output.status.success(), "{output:?}");
+        let mount = Mount::found(point);
+        let (server, _) = settled(&mount.point, |_| true);
+        kill(server);
+        settled(&mount.point, |it| it.0 != server);
+        ends_cleanly(&mount);
+    });
+}
+
+/// The next server would look for them where it is to serve, wherever this one has them from.
 #[test]
 fn a_mount_that_covers_the_libraries_has_no_other_server() {
     limited("a_mount_that_covers_the_libraries_has_no_other_server", 60, || {

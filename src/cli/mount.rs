@@ -194,6 +194,7 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         log::to_stderr(mount_options.log);
     }
     let mountpoint = check_mountpoint(&args.mountpoint)?;
+    let takes_over = takes_over(args, mount_options, &mountpoint)?;
     let mut options = args.trust.options(&args.image)?;
     options.method = mount_options.method.into();
     let io_timeout = Duration::from_secs(mount_options.io_timeout_secs);
@@ -232,7 +233,7 @@ fn serve(args: &MountArgs, mount_options: &MountOptions) -> Outcome {
         leave()?;
     }
     let label = describe(&tree, &settings);
-    let inheritance = if takes_over(args, mount_options, &settings.mountpoint)? {
+    let inheritance = if takes_over {
         Some(inheritance(args, &tree, &options, mount_options, &work, handed)?)
     } else {
         None

@@ -1,9 +1,12 @@
 //! Which program do successors start from? One that nothing can take away.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -12,6 +15,8 @@ const OURS: &str = "/proc/self/exe";
 /// `PT_INTERP` of a program header, and what is at the start of a program (elf(5)).
 const INTERPRETER: u32 = 3;
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
+/// The longest path, in bytes (limits.h).
+const PATH_MAX: usize = 4096;
 
 /// What cannot be done to a copy any more.
 const SEALS: SealFlags =
@@ -55,34 +60,46 @@ impl Program {
 
     /// Whether it needs nothing but itself: a program that wants libraries would look for them on the root that it serves.
     pub fn is_static(&self) -> io::Result<bool> {
-        let mut file = File::from(self.0.try_clone()?);
-        file.seek(SeekFrom::Start(0))?;
+        Ok(self.interpreter()?.is_none())
+    }
+
+    /// The program that loads its libraries, as it is named in it; `None` where it needs none.
+    pub fn interpreter(&self) -> io::Result<Option<PathBuf>> {
+        let file = File::from(self.0.try_clone()?);
         let mut head = [0; 64];
-        file.read_exact(&mut head)?;
-        file.seek(SeekFrom::Start(0))?;
+        file.read_exact_at(&mut head, 0)?;
         // elf(5): 64 bits, and the byte order of both architectures that we know.
         if !head.starts_with(&ELF_MAGIC) || head.get(4..6) != Some(&[2, 1]) {
             return Err(io::Error::other("it is no program of this machine"));
         }
-        let field = |at: usize| -> u64 {
-            let bytes = head.get(at..).and_then(|it| it.first_chunk::<8>()).copied();
-            u64::from_le_bytes(bytes.unwrap_or_default())
-        };
-        let half = |at: usize| -> u64 {
-            let bytes = head.get(at..).and_then(|it| it.first_chunk::<2>()).copied();
-            u16::from_le_bytes(bytes.unwrap_or_default()).into()
-        };
-        let (at, size, count) = (field(32), half(54), half(56));
-        for nth in 0..count {
-            let offset = at.saturating_add(nth.saturating_mul(size));
-            let mut kind = [0; 4];
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut kind, offset)?;
-            if u32::from_le_bytes(kind) == INTERPRETER {
-                return Ok(false);
+        let (at, size, count) = (long(&head, 32), half(&head, 54), half(&head, 56));
+        for nth in 0..u64::from(count) {
+            let offset = at.saturating_add(nth.saturating_mul(size.into()));
+            let mut header = [0; 56];
+            file.read_exact_at(&mut header, offset)?;
+            if !header.starts_with(&INTERPRETER.to_le_bytes()) {
+                continue;
             }
+            let (offset, len) = (long(&header, 8), long(&header, 32));
+            let mut name = vec![0; usize::try_from(len).unwrap_or(PATH_MAX).min(PATH_MAX)];
+            file.read_exact_at(&mut name, offset)?;
+            name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
+            return Ok(Some(OsString::from_vec(name).into()));
         }
-        Ok(true)
+        Ok(None)
     }
+}
+
+/// Eight bytes of a header.
+fn long(header: &[u8], at: usize) -> u64 {
+    let bytes = header.get(at..).and_then(|it| it.first_chunk()).copied();
+    u64::from_le_bytes(bytes.unwrap_or_default())
+}
+
+/// Two bytes of one.
+fn half(header: &[u8], at: usize) -> u16 {
+    let bytes = header.get(at..).and_then(|it| it.first_chunk()).copied();
+    u16::from_le_bytes(bytes.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -93,6 +110,8 @@ mod tests {
     fn our_own_program_wants_libraries_and_a_text_is_none() {
         let ours = Program::ours(true).unwrap();
         assert_eq!(ours.is_static().unwrap(), cfg!(target_feature = "crt-static"));
+        let loader = ours.interpreter().unwrap();
+        assert!(loader.is_none_or(|path| path.is_absolute() && path.exists()));
         assert!(Program::copy(Path::new("/etc/passwd")).unwrap().is_static().is_err());
         let copy = File::from(ours.0);
         assert!(rustix::io::write(&copy, b"x").is_err());

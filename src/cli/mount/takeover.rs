@@ -1,7 +1,9 @@
 //! What if the server of an ordinary mount dies? What its successor will need, and what that does.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
@@ -11,7 +13,7 @@ use super::{MountArgs, finish, listen, termination};
 use crate::cli::{Failure, Outcome, elsewhere};
 use crate::fuse::session::{Mounted, Work};
 use crate::heal::handed::Handed;
-use crate::takeover::{self, Called, Guard, Inheritance, Manner};
+use crate::takeover::{self, Called, Guard, Inheritance, Manner, Program};
 use crate::{Options, Tree};
 
 /// Whether this mount shall survive its server. Where the mount covers the libraries of this program, no other server could start:
@@ -34,13 +36,21 @@ pub(super) fn takes_over(
     Ok(false)
 }
 
-/// Whether a mount covers files that this program was loaded from, but for its own, which stays open. Nothing is known to be covered
-/// where there is no `/proc`.
+/// Whether a mount covers what this program was loaded from, or what its loader looks for first (ld.so(8)). Its own file stays open.
+/// Asked before there is an image: nothing but the program and its libraries is mapped by then.
 fn covers_libraries(mountpoint: &Path) -> bool {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let loader = Program::ours(false).and_then(|ours| ours.interpreter());
+    let Ok(Some(loader)) = loader else { return false };
+    let maps = fs::read("/proc/self/maps").unwrap_or_default();
     let own = std::env::current_exe().unwrap_or_default();
-    let files = maps.lines().filter_map(|line| line.find('/').and_then(|at| line.get(at..)));
-    files.map(Path::new).any(|file| file.starts_with(mountpoint) && file != own)
+    let lines = maps.split(|byte| *byte == b'\n');
+    let files = lines.filter_map(|line| line.get(line.iter().position(|byte| *byte == b'/')?..));
+    let mut files = files.map(|file| Path::new(OsStr::from_bytes(file)));
+    let sought = ["/etc/ld.so.preload".into(), "/etc/ld.so.cache".into(), loader];
+    files.any(|file| file.starts_with(mountpoint) && file != own)
+        || sought.iter().filter_map(|file: &PathBuf| file.parent()).any(|directory| {
+            directory.canonicalize().is_ok_and(|directory| directory.starts_with(mountpoint))
+        })
 }
 
 /// What a successor will need, taken before anything is mounted.
@@ -98,4 +108,29 @@ pub(in crate::cli) fn succeed(called: Called) -> Outcome {
         listen(termination(), Arc::new(stop), Some(Arc::clone(&guard)))?;
     }
     finish(mounted, Some(&guard))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_loader_looks_for_is_covered_and_nothing_else() {
+        let loader = Program::ours(false).unwrap().interpreter().unwrap();
+        let is_dynamic = loader.is_some();
+        for above in ["/", "/etc"] {
+            assert_eq!(covers_libraries(Path::new(above)), is_dynamic, "{above}");
+        }
+        if let Some(loader) = loader {
+            // The name of the loader is often a link to another directory's file, and that is mapped.
+            for path in [loader.clone(), loader.canonicalize().unwrap()] {
+                let directory = path.parent().unwrap().canonicalize().unwrap();
+                assert!(covers_libraries(&directory), "{directory:?}");
+            }
+        }
+        for beside in ["/usr/share", "/etc/ssl", "/srv"] {
+            assert!(!covers_libraries(Path::new(beside)), "{beside}");
+        }
+        assert!(!covers_libraries(std::env::current_exe().unwrap().parent().unwrap()));
+    }
 }
