@@ -10,8 +10,10 @@ use super::channel;
 use super::guard::{self, Guard};
 use super::letter::{Kit, Letter};
 use super::peer::{HEAL_PATIENCE, Peer};
+use crate::error::Error;
 use crate::fuse::errno;
 use crate::fuse::journal::Journal;
+use crate::fuse::mount::is_connected;
 use crate::fuse::session::{self, Mounted, Work};
 use crate::heal::distant::Distant;
 use crate::heal::handed::Handed;
@@ -76,8 +78,13 @@ fn take_up(letter: &Letter, kit: &Kit, distant: Option<Distant>) -> io::Result<M
         options.heal_until = Instant::now().checked_add(HEAL_PATIENCE);
     }
     let tree = crate::open_source(source, &options).map_err(|err| {
-        // Without these bytes nobody can serve, and whoever asks would not even get an error.
-        let is_the_end = letter.is_to_serve_alone() && errno::is_loss(&err);
+        if matches!(is_connected(kit.device.as_fd()), Ok(false)) {
+            return io::ErrorKind::NotConnected.into();
+        }
+        // Without these bytes nobody can serve, and whoever asks would not even get an error. The image was well-formed when it was
+        // mounted: what is not so now is lost, too.
+        let is_lost = errno::is_loss(&err) || matches!(err, Error::Corrupt(_));
+        let is_the_end = letter.is_to_serve_alone() && is_lost;
         if let Some(last_resort) = last_resort.as_ref().filter(|_| is_the_end) {
             last_resort.take(&err.to_string());
         }
@@ -99,4 +106,90 @@ fn take_up(letter: &Letter, kit: &Kit, distant: Option<Distant>) -> io::Result<M
     let journal = Journal::open(kit.journal.try_clone()?)?;
     let device = kit.device.try_clone()?;
     session::take_up(tree, device, letter.facts.clone(), journal, letter.before, work)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::io::{Read, Seek};
+    use std::path::Path;
+
+    use super::*;
+    use crate::fuse::connection::{Before, Facts};
+    use crate::fuse::journal::Death;
+    use crate::heal::corruption::OnCorruption;
+    use crate::heal::handed::Plan;
+    use crate::takeover::{Duty, Namespace, Role};
+
+    /// What a machine is told to do when its image is gone, in a file; nothing where the mount is gone, too, or another one serves.
+    fn told(image: &Path, digest: &str, device: OwnedFd, before: Before) -> (String, io::Error) {
+        let mut sysrq = tempfile::tempfile().unwrap();
+        let mut plan = Plan::default();
+        plan.on_corruption = OnCorruption::Restart;
+        let mut healing = serde_json::to_value(plan).unwrap();
+        healing["kinds"] = serde_json::json!(["Sysrq"]);
+        let nothing = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let duty = Duty {
+            root_digest: digest.to_owned(),
+            workers: 1,
+            readahead_kb: None,
+            digest_xattr: false,
+            cache_bytes: (0, 0),
+            is_mapped: true,
+            log_level: "error".to_owned(),
+            is_root: true,
+            namespace: Namespace::own().unwrap(),
+            is_foreground: false,
+            io_timeout_secs: 0,
+            watchdog_secs: 0,
+            healing: serde_json::from_value(healing).unwrap(),
+        };
+        let kit = Kit {
+            device,
+            image: File::open(image).unwrap().into(),
+            program: nothing(),
+            journal: nothing(),
+            beside: None,
+            proc: None,
+            log: None,
+            unmounter: None,
+            healing: vec![sysrq.try_clone().unwrap().into()],
+        };
+        let facts = Facts {
+            greeting: Vec::new(),
+            mountpoint: b"/".to_vec(),
+            source: Vec::new(),
+            device: (0, 0),
+            anchor: String::new(),
+        };
+        let letter = Letter::new(facts, duty, OsStr::new("ashlar"), &kit);
+        let err = take_up(&letter.to(Role::Server, before), &kit, None).unwrap_err();
+        let mut said = String::new();
+        sysrq.rewind().unwrap();
+        sysrq.read_to_string(&mut said).unwrap();
+        (said, err)
+    }
+
+    #[test]
+    fn a_machine_ends_when_its_image_is_gone_and_somebody_asks() {
+        let directory = tempfile::tempdir().unwrap();
+        let [tree, image] = ["tree", "a.img"].map(|name| directory.path().join(name));
+        fs::create_dir(&tree).unwrap();
+        let args = ["mkimage", "-q", tree.to_str().unwrap(), image.to_str().unwrap()];
+        let digest = ashlarfs_mkimage::run(args).unwrap().root_digest;
+        let len = fs::metadata(&image).unwrap().len();
+        // A device that nobody is at the other end of says so, like the kernel's when there is no mount any more.
+        let mounted = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let unmounted = || OwnedFd::from(io::pipe().unwrap().1);
+        let dead = Before::Dead(Death::Killed);
+        for left in [len, 4096, 1, 0] {
+            fs::write(&image, vec![0; usize::try_from(left).unwrap()]).unwrap();
+            let told = |device, before| told(&image, &digest, device, before);
+            assert_eq!(told(mounted(), dead).0, "b", "{left}");
+            assert_eq!(told(mounted(), Before::Leaving).0, "", "{left}");
+            let (said, err) = told(unmounted(), dead);
+            assert_eq!((&*said, err.kind()), ("", io::ErrorKind::NotConnected), "{left}");
+        }
+    }
 }
