@@ -88,9 +88,12 @@ pub fn upgrade(path: &Path, program: &Path) -> Result<u32, UpgradeError> {
 pub(super) fn listen(guard: &Arc<Guard>, device: Device) -> io::Result<()> {
     let address = socket::address(device, PURPOSE)?;
     let (guard, over) = (Arc::downgrade(guard), guard.until_over());
+    // Not in the thread, where it can be done at once: a newer program may be sent as soon as it is mounted.
+    let listener = UnixListener::bind_addr(&address).ok();
     let serve = move || {
         let without = "this server takes no upgrades";
-        if let Some(listener) = socket::bind_when_free(&address, &over, without) {
+        let listener = listener.or_else(|| socket::bind_when_free(&address, &over, without));
+        if let Some(listener) = listener {
             answer_all(&listener, &guard);
         }
     };
