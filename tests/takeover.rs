@@ -388,7 +388,44 @@ fn an_image_below_its_own_mount_point_is_served_on() {
     });
 }
 
-/// The next server would look for them where it is to serve, wherever this one has them from.
+/// As where it is mounted on `/run`, which the way to the system's log leads through.
+#[test]
+fn a_successor_does_not_wait_for_a_log_below_the_mount() {
+    // In a name space of mounts of its own, where `/dev` has little more than that way.
+    const SCRIPT: &str = r#"
+        set -e
+        ashlar=$1 point=$2 image=$3 options=$4 file=$5
+        mkdir "$point.dev"
+        mount -t tmpfs dev "$point.dev"
+        for name in fuse null; do
+            touch "$point.dev/$name"
+            mount --bind "/dev/$name" "$point.dev/$name"
+        done
+        ln -s "$point/log" "$point.dev/log"
+        mount --rbind "$point.dev" /dev
+        "$ashlar" mount -o "$options" "$image" "$point"
+        trap 'umount --lazy "$point"' EXIT
+        server() { "$ashlar" status --json "$point" | grep -o '"server_pid": *[0-9]*' | grep -o '[0-9]*$'; }
+        first=$(server)
+        kill -9 "$first"
+        timeout 20 cmp "$point/large0" "$file"
+        [ "$(server)" != "$first" ]
+    "#;
+    limited("a_successor_does_not_wait_for_a_log_below_the_mount", 60, || {
+        let image = Image::build(&[], storm::fill);
+        let point = image.mountpoint("above");
+        let options = format!("root_digest={},takeover", image.digest);
+        let output = Command::new("unshare")
+            .args(["--mount", "sh", "-c", SCRIPT, "sh", mount::ASHLAR])
+            .args([text(&point), text(&image.path), &options, text(&image.source.join("large0"))])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    });
+}
+
+/// The next server would look for them where it is to serve.
 #[test]
 fn a_mount_that_covers_the_libraries_has_no_other_server() {
     limited("a_mount_that_covers_the_libraries_has_no_other_server", 60, || {

@@ -37,7 +37,16 @@ pub(super) fn to_stderr(level: LevelFilter) {
 /// Starts logging to the system's log, in a thread that does something `first`. It is to be called before anything is
 /// mounted, see [`Syslog`].
 pub(super) fn to_syslog(level: LevelFilter, first: fn()) -> io::Result<()> {
-    let syslog = Syslog::start(first)?;
+    // Here, and not by the thread: it is done when this returns.
+    log_to(level, Syslog::start(connect().ok(), first)?)
+}
+
+/// The same where something is mounted already, and nobody may serve it yet.
+pub(super) fn to_syslog_again(level: LevelFilter) -> io::Result<()> {
+    log_to(level, Syslog::start(None, || {})?)
+}
+
+fn log_to(level: LevelFilter, syslog: Syslog) -> io::Result<()> {
     let sender = syslog.0.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
@@ -84,10 +93,8 @@ enum Message {
 struct Syslog(SyncSender<Message>);
 
 impl Syslog {
-    fn start(first: fn()) -> io::Result<Syslog> {
+    fn start(socket: Option<UnixDatagram>, first: fn()) -> io::Result<Syslog> {
         let (sender, receiver) = mpsc::sync_channel(WAITING_MAX);
-        // Here, and not by the thread: it is done when this returns.
-        let socket = connect().ok();
         // Signals are for another thread; this one starts with none, and so never has one.
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         let started = thread::Builder::new()

@@ -39,7 +39,7 @@ fn start_logging(called: &Called) {
         log::to_stderr(level);
     } else if !duty.is_root {
         // Without it the mount is served all the same.
-        log::to_syslog(level, || {}).unwrap_or_default();
+        log::to_syslog_again(level).unwrap_or_default();
     }
 }
 
