@@ -1,9 +1,11 @@
 //! Which superblock counts? The first one, its backup, or a copy from elsewhere: the one that has the root digest.
 
+use std::io;
+
 use super::heal::{Sealed, wanted_superblock};
 use super::table::wanted_list;
 use super::{proof, read_into, superblock_offsets};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::defect::{Corrupt, Untrusted};
 use crate::format::digest::Digest;
 use crate::format::field::u64_from_usize;
@@ -18,7 +20,8 @@ pub fn read_superblock(
     let mut raw = [0; superblock::LEN];
     if let Err(err) = read_into(source, offset, &mut raw) {
         // A file shorter than a superblock is no image; "unexpected end of file" would not say so.
-        if source.len() < superblock::LEN_ON_DISK {
+        let is_cut = matches!(&err, Error::Io { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof);
+        if is_cut && source.len() < superblock::LEN_ON_DISK {
             let mut found = [0; 8];
             let len = usize::try_from(source.len()).unwrap_or(usize::MAX).min(found.len());
             read_into(source, 0, found.get_mut(..len).unwrap_or_default())?;
