@@ -27,7 +27,7 @@ pub(super) fn takes_over(
     if !is_wanted || !covers_libraries(mountpoint) {
         return Ok(is_wanted);
     }
-    let what = "this program's libraries are below the mount point, where no other server could have them from";
+    let what = "this program's libraries, or what their loader reads, are below the mount point, where no other server could have them from";
     if mount_options.takeover.is_some() {
         let hint = "use a static program, or -o notakeover";
         return Err(Failure::new(what).hint(hint));
