@@ -38,15 +38,17 @@ pub(super) fn to_stderr(level: LevelFilter) {
 /// mounted, see [`Syslog`].
 pub(super) fn to_syslog(level: LevelFilter, first: fn()) -> io::Result<()> {
     // Here, and not by the thread: it is done when this returns.
-    log_to(level, Syslog::start(connect().ok(), first)?)
+    log_to(level, Syslog::start(connect().ok(), first)?);
+    Ok(())
 }
 
 /// The same where something is mounted already, and nobody may serve it yet.
 pub(super) fn to_syslog_again(level: LevelFilter) -> io::Result<()> {
-    log_to(level, Syslog::start(None, || {})?)
+    log_to(level, Syslog::start(None, || {})?);
+    Ok(())
 }
 
-fn log_to(level: LevelFilter, syslog: Syslog) -> io::Result<()> {
+fn log_to(level: LevelFilter, syslog: Syslog) {
     let sender = syslog.0.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
@@ -58,7 +60,6 @@ fn log_to(level: LevelFilter, syslog: Syslog) -> io::Result<()> {
     if subscriber.try_init().is_ok() {
         ignore_second(SENDER.set(sender));
     }
-    Ok(())
 }
 
 /// Waits a little for what was logged to be sent; to be called before the process ends.
