@@ -159,10 +159,14 @@ impl Mount {
         within(Duration::from_secs(10), || !self.server_lives())
     }
 
-    /// Unmounts as a person would.
+    /// Unmounts as a person would, who tries again: what another test starts at this moment has our open files until it is a program.
     pub fn umount(&self) {
-        let output = Command::new("umount").arg(&self.point).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        let mut output = None;
+        let is_done = within(Duration::from_secs(5), || {
+            let last = Command::new("umount").arg(&self.point).output().unwrap();
+            output.insert(last).status.success()
+        });
+        assert!(is_done, "{output:?}");
     }
 }
 
