@@ -37,6 +37,7 @@ pub mod cli;
 #[cfg(feature = "fuse")]
 pub mod confine;
 pub mod diff;
+mod elf;
 pub mod error;
 pub mod extract;
 #[cfg(feature = "fec")]

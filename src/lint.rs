@@ -5,7 +5,6 @@
 #[cfg(feature = "boot")]
 mod config;
 mod directory;
-mod elf;
 mod identity;
 mod init;
 mod kernel;

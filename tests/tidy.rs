@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("format", &[]),
     ("error", &["format"]),
+    ("elf", &[]),
     ("power", &[]),
     ("image", &["format", "error"]),
     ("store", &["image", "format", "error"]),
@@ -21,10 +22,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("manifest", &["fs", "store", "format", "error"]),
     ("update", &["state", "heal", "fec", "store", "trust", "image", "power", "format", "error"]),
     ("fuse", &["heal", "fs", "store", "format", "error"]),
-    ("takeover", &["fuse", "heal", "fs", "image", "store", "trust", "format", "error"]),
+    ("takeover", &["fuse", "heal", "fs", "image", "store", "trust", "elf", "format", "error"]),
     ("confine", &[]),
     ("state", &["extract", "fs", "power", "format", "error"]),
-    ("lint", &["fs", "format", "error"]),
+    ("lint", &["fs", "elf", "format", "error"]),
     ("integration", &["error"]),
     (
         "boot",

@@ -1,8 +1,8 @@
 //! Can the kernel start what it is to start first?
 
-use super::elf::{self, Elf};
 use super::root::{Led, Root};
 use super::{Fault, Lint, Severity, shown};
+use crate::elf::{self, Elf};
 use crate::format::inode::Kind;
 
 pub(super) const LINTS: &[Lint] = &[

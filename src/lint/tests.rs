@@ -264,11 +264,11 @@ fn any_bytes_may_call_themselves_a_program() {
             let mut raw = sound.clone();
             raw[at] = byte;
             let start = raw[..64].to_vec();
-            answers += usize::from(super::elf::interpreter(&start, &read_of(raw)).is_some());
+            answers += usize::from(crate::elf::interpreter(&start, &read_of(raw)).is_some());
         }
         let start = &sound[..at.min(64)];
         answers +=
-            usize::from(super::elf::interpreter(start, &read_of(sound[..at].to_vec())).is_some());
+            usize::from(crate::elf::interpreter(start, &read_of(sound[..at].to_vec())).is_some());
     }
     assert!(answers > sound.len());
 }

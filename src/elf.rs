@@ -1,7 +1,7 @@
 //! Which interpreter does a program ask for? As little of ELF as answers that, for any class and byte order.
 
 /// Length of the part of a program that is needed to find its program headers.
-pub(super) const HEADER_LEN: usize = 64;
+pub(crate) const HEADER_LEN: usize = 64;
 /// Longest path of an interpreter (`PATH_MAX` of Linux).
 const INTERPRETER_LEN_MAX: u64 = 4096;
 /// Most program headers that are looked at; programs have a dozen.
@@ -13,7 +13,7 @@ const INTERPRETER: u64 = 3;
 
 /// What a file that starts with ELF's magic is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Elf {
+pub(crate) enum Elf {
     /// A program that the kernel starts by itself.
     Static,
     /// A program that this one starts.
@@ -23,12 +23,12 @@ pub(super) enum Elf {
 }
 
 /// Whether a file is ELF's.
-pub(super) fn is_elf(start: &[u8]) -> bool {
+pub(crate) fn is_elf(start: &[u8]) -> bool {
     start.starts_with(b"\x7fELF")
 }
 
 /// Looks at a program of which `read` gives bytes by offset and length. `None` when they could not be had.
-pub(super) fn interpreter(
+pub(crate) fn interpreter(
     start: &[u8],
     read: &dyn Fn(u64, usize) -> Option<Vec<u8>>,
 ) -> Option<Elf> {
