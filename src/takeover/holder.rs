@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use super::peer::{NotStarted, Peer};
 use super::successor::Called;
 use crate::fuse::connection::Before;
 use crate::fuse::journal::{Death, Journal};
-use crate::fuse::mount::is_connected;
 
 /// How often the server is asked whether it lives.
 pub(super) const PERIOD: Duration = Duration::from_secs(10);
@@ -51,8 +49,7 @@ pub fn hold(called: Called) -> io::Result<()> {
                 Death::Replaced
             }
         };
-        // There is no mount any more.
-        let is_over = || matches!(is_connected(kit.device.as_fd()), Ok(false));
+        let is_over = || kit.is_over();
         let start = |death| Peer::start(&letter.to(Role::Server, Before::Dead(death)), &kit);
         let Some(next) = successor(death, &mut back_off, is_over, start) else { return Ok(()) };
         watch.lay_aside(std::mem::replace(&mut server, next));
@@ -178,6 +175,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::os::fd::AsFd;
     use std::process::{Child, Command};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Instant;

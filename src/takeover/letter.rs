@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::namespace::Namespace;
 use crate::fuse::connection::{Before, Facts};
+use crate::fuse::mount::is_connected;
 use crate::heal::handed::Plan;
 
 /// What the message looks like. Another program's may look otherwise; then it is not understood, and nothing changes.
@@ -169,6 +170,11 @@ impl Letter {
 }
 
 impl Kit {
+    /// Whether there is no mount any more.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(is_connected(self.device.as_fd()), Ok(false))
+    }
+
     /// The descriptors in the order in which they are sent.
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let first = [&self.device, &self.image, &self.program, &self.journal];

@@ -13,7 +13,6 @@ use super::peer::{HEAL_PATIENCE, Peer};
 use crate::error::Error;
 use crate::fuse::errno;
 use crate::fuse::journal::Journal;
-use crate::fuse::mount::is_connected;
 use crate::fuse::session::{self, Mounted, Work};
 use crate::heal::distant::Distant;
 use crate::heal::handed::Handed;
@@ -78,7 +77,7 @@ fn take_up(letter: &Letter, kit: &Kit, distant: Option<Distant>) -> io::Result<M
         options.heal_until = Instant::now().checked_add(HEAL_PATIENCE);
     }
     let tree = crate::open_source(source, &options).map_err(|err| {
-        if matches!(is_connected(kit.device.as_fd()), Ok(false)) {
+        if kit.is_over() {
             return io::ErrorKind::NotConnected.into();
         }
         // Without these bytes nobody can serve, and whoever asks would not even get an error. The image was well-formed when it was

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io};
 
@@ -46,11 +46,10 @@ fn covers_libraries(mountpoint: &Path) -> bool {
     let lines = maps.split(|byte| *byte == b'\n');
     let files = lines.filter_map(|line| line.get(line.iter().position(|byte| *byte == b'/')?..));
     let mut files = files.map(|file| Path::new(OsStr::from_bytes(file)));
-    let sought = ["/etc/ld.so.preload".into(), "/etc/ld.so.cache".into(), loader];
+    // Of `ld.so.preload` and `ld.so.cache`, and of its own name, which is often a link.
+    let mut directories = [Some(Path::new("/etc")), loader.parent()].into_iter().flatten();
     files.any(|file| file.starts_with(mountpoint) && file != own)
-        || sought.iter().filter_map(|file: &PathBuf| file.parent()).any(|directory| {
-            directory.canonicalize().is_ok_and(|directory| directory.starts_with(mountpoint))
-        })
+        || directories.any(|it| it.canonicalize().is_ok_and(|it| it.starts_with(mountpoint)))
 }
 
 /// What a successor will need, taken before anything is mounted.
